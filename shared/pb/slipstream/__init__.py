@@ -1,0 +1,1 @@
+"""Generated from `proto/slipstream`: see `shared/pb/__init__.py`."""

@@ -1,0 +1,1 @@
+"""Policies: small objects fed with facts. They decide when and how much, never which token."""

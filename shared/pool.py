@@ -1,0 +1,147 @@
+"""PoolScheduler: which facts of which sessions go into the worker's next step.
+
+One-worker form: while a step is out no other is asked for. Law 4 is kept here together with CloudSession: every
+end that is due enters the next step before any draft node does, oldest first, and what a failed step owed is
+missing again. Long prompts are prefilled in chunks beside other sessions' nodes, so that nobody waits for them.
+Pure: time is an argument (ns).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shared.policy.batching import NodeBudget, Pending
+from shared.session.cloud import MICROSECOND, CloudEffect, CloudSession
+from shared.step import Step, StepItem, StepOutcome
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillLimits:
+    """How prompts are cut up: tokens of one chunk, and of all chunks in one step."""
+
+    chunk: int = 256
+    per_step: int = 512
+
+
+class PoolScheduler:
+    """Sessions' missing facts in, steps out, outcomes back in."""
+
+    def __init__(self, budget: NodeBudget, prefill: PrefillLimits | None = None) -> None:
+        self._budget = budget
+        self._prefill = prefill if prefill is not None else PrefillLimits()
+        self._sessions: dict[int, CloudSession] = {}
+        self._cached: dict[int, int] = {}
+        self._released: list[int] = []
+        self._out: Step | None = None
+        self._number = 0
+
+    @property
+    def sessions(self) -> int:
+        """Sessions that are being served."""
+        return len(self._sessions)
+
+    def join(self, session: CloudSession) -> None:
+        """Serve a session from the next step on."""
+        self._sessions[session.key] = session
+        self._cached[session.key] = 0
+
+    def leave(self, key: int) -> None:
+        """Stop serving a session; its KV is released with the next step."""
+        if self._sessions.pop(key, None) is not None:
+            del self._cached[key]
+            self._released.append(key)
+
+    def wake_at(self) -> int | None:
+        """When a patience runs out, if nothing happens before; None: nothing to wait for."""
+        if self._out is not None:
+            return None
+        due = [at for session in self._sessions.values() if (at := session.end_due_at()) is not None]
+        return min(due, default=None)
+
+    def next_step(self, now: int) -> Step | None:
+        """What the worker is to do now; None: it is busy, or nothing is due.
+
+        Legal whenever the worker is idle or not. The step is out until `complete` or `failed`.
+        """
+        if self._out is not None:
+            return None
+        items = self._prefills()
+        due = self._due(now, {item.session for item in items})
+        advice = self._budget.advice(len(self._sessions))
+        pending = [
+            Pending(
+                session.key,
+                session.missing_drafts(),
+                session.tree.root.path_cost,
+                # A drafter that was never judged counts as even odds: neither starved nor trusted.
+                (session.accepted + 1) / (session.judged + 2),
+            )
+            for session in due
+        ]
+        for session, nodes in zip(due, self._budget.choose(len(due), pending), strict=True):
+            session.advise(advice)
+            items.append(session.take(nodes, now=now))
+        if not items and not self._released:
+            return None
+        self._number += 1
+        self._out = Step(self._number, tuple(items), tuple(self._released))
+        self._released = []
+        return self._out
+
+    def complete(self, outcome: StepOutcome, now: int) -> list[CloudEffect]:
+        """Apply the facts of the step that is out; sessions that ended meanwhile are skipped."""
+        if self._out is None:
+            raise ValueError("no step is out")
+        self._out = None
+        effects: list[CloudEffect] = []
+        for item in outcome.items:
+            session = self._sessions.get(item.session)
+            if session is None:
+                continue
+            self._cached[item.session] = item.cached_length
+            if item.facts:
+                effects += session.learn(item.facts, verify_us=outcome.duration_us, now=now)
+            if session.over:
+                self.leave(item.session)
+        return effects
+
+    def failed(self) -> list[int]:
+        """The step that is out will not come back: its facts are missing again. Returns its sessions."""
+        if self._out is None:
+            raise ValueError("no step is out")
+        step, self._out = self._out, None
+        self._released = [*step.released, *self._released]
+        for item in step.items:
+            session = self._sessions.get(item.session)
+            if session is not None:
+                session.give_back(_keys(item))
+                self._cached[item.session] = 0  # whatever the worker held, it may hold no more
+        return [item.session for item in step.items if item.session in self._sessions]
+
+    def _prefills(self) -> list[StepItem]:
+        room = self._prefill.per_step
+        items: list[StepItem] = []
+        for key, session in self._sessions.items():
+            # The last token's own forward gives the first fact, so it is left to the step that asks for the end.
+            missing = len(session.log) - 1 - self._cached[key]
+            if missing > self._prefill.chunk:
+                chunk = min(missing, self._prefill.chunk, room)
+                if chunk > 0:
+                    items.append(session.prefill(self._cached[key] + chunk))
+                    room -= chunk
+        return items
+
+    def _due(self, now: int, prefilling: set[int]) -> list[CloudSession]:
+        due: list[tuple[int, int]] = []
+        for key, session in self._sessions.items():
+            at = session.end_due_at()
+            unready = len(session.log) - 1 - self._cached[key] > self._prefill.chunk
+            if at is not None and at <= now and key not in prefilling and not unready:
+                due.append((at, key))
+        due.sort()
+        return [self._sessions[key] for _, key in due]
+
+
+def _keys(item: StepItem) -> list[int]:
+    keys = [node.key for node in item.nodes if node.wanted]
+    return keys if item.end_key is None else [*keys, item.end_key]

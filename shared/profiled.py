@@ -1,0 +1,142 @@
+"""The profiled pair: a synthetic target and drafter, for the simulator and for the live runtime alike.
+
+Tokens and agreement are functions of the *prefix* (a running 64-bit hash), never of the position alone: a node that
+is verified under the wrong parent gets another token and is found out.
+
+With acceptance a the drafter's first candidate is the target's token in a share a of all contexts. From 0.6 on half
+of the contexts are easy (0.98) and half are hard (2a - 0.98), and the drafter knows which; below 0.6, or if asked
+for, every context is alike (i.i.d.). Each further rank takes half of what is left, and never more than the rank before
+it: candidates come likeliest first, and a drafter of acceptance 0 is always wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shared.policy.expansion import Candidate
+
+EASY = 0.98
+_MASK = (1 << 64) - 1
+
+
+def mix(value: int) -> int:
+    """A 64-bit finalizer (splitmix64, Steele, Lea and Flood 2014): one bit in changes half of the bits out."""
+    value = (value + 0x9E3779B97F4A7C15) & _MASK
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
+    return value ^ (value >> 31)
+
+
+def unit(state: int, salt: int) -> float:
+    """A number in [0, 1) that depends on (state, salt) alone."""
+    return (mix(state ^ mix(salt)) >> 11) * 2.0**-53
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What a pair of models looks like from outside."""
+
+    acceptance: float = 0.8
+    """Share of contexts in which the first candidate is right; 0..1."""
+    step_ms: float = 30.0
+    """Duration of a verify step, whatever is in it."""
+    draft_ms: float = 3.0
+    """Duration of a drafter forward on one node."""
+    branch_cost: float = 0.1
+    """Each further branch in a forward costs this share of a forward."""
+    iid: bool = False
+    """Every context alike, also from 0.6 on."""
+    vocabulary_size: int = 32_000
+    context_length: int = 1 << 20
+    seed: int = 0
+    """Another seed is another pair of models."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.acceptance <= 1.0:
+            raise ValueError(f"acceptance {self.acceptance} is outside 0..1")
+        for name in ("step_ms", "draft_ms", "branch_cost"):
+            value: float = getattr(self, name)
+            if not (value >= 0.0 and math.isfinite(value)):
+                raise ValueError(f"{name} {value} is not a finite number from 0")
+        if self.vocabulary_size < 64:
+            raise ValueError(f"vocabulary_size {self.vocabulary_size} is below 64")
+
+    def forward_ms(self, branches: int) -> float:
+        """Duration of one forward on that many nodes."""
+        return self.draft_ms * (1.0 + self.branch_cost * (branches - 1))
+
+
+class ProfiledPair:
+    """Facts and guesses of a profile, as functions of a prefix's state."""
+
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+        self._start = mix(profile.seed ^ 0x51D3)
+
+    def state(self, prefix: Sequence[int]) -> int:
+        """The state of a prefix from its first token."""
+        state = self._start
+        for token in prefix:
+            state = self.follow(state, token)
+        return state
+
+    def follow(self, state: int, token: int) -> int:
+        """The state one token later."""
+        return mix(state ^ (token * 0x2545F4914F6CDD1D & _MASK))
+
+    def target(self, state: int) -> int:
+        """The token that the target draws after a prefix."""
+        return mix(state ^ 0x7A) % self.profile.vocabulary_size
+
+    def confidence(self, state: int) -> float:
+        """Probability that the first candidate is right here; the drafter knows it."""
+        acceptance = self.profile.acceptance
+        if self.profile.iid or acceptance < 0.6 or acceptance > EASY:
+            return acceptance
+        return EASY if unit(state, 1) < 0.5 else 2 * acceptance - EASY
+
+    def candidates(self, state: int, width: int) -> list[Candidate]:
+        """The drafter's first `width` candidates, likeliest first."""
+        draw = unit(state, 2)
+        target = self.target(state)
+        size = self.profile.vocabulary_size
+        stride = 1 + mix(state ^ 0x33) % (size // 64)
+        found: list[Candidate] = []
+        probability, below = self.confidence(state), 0.0
+        for rank in range(width):
+            right = below <= draw < below + probability
+            token = target if right else (target + (rank + 1) * stride) % size
+            found.append(Candidate(token, -math.log(max(probability, 1e-9))))
+            below += probability
+            probability = min((1.0 - below) / 2, probability)
+        return found
+
+
+class PrefixStates:
+    """States along one append-only log, remembered so that a step costs its new tokens only."""
+
+    def __init__(self, pair: ProfiledPair) -> None:
+        self._pair = pair
+        self._states = [pair.state(())]
+
+    def at(self, log: Sequence[int], length: int) -> int:
+        """The state of `log[:length]`."""
+        states = self._states
+        while len(states) <= length:
+            states.append(self._pair.follow(states[-1], log[len(states) - 1]))
+        return states[length]
+
+
+def decode(pair: ProfiledPair, prompt: Sequence[int], tokens: int, stop_tokens: frozenset[int] = frozenset()) -> list[int]:
+    """What the target alone writes after a prompt: the reference of every losslessness check."""
+    state = pair.state(prompt)
+    written: list[int] = []
+    while len(written) < tokens:
+        token = pair.target(state)
+        written.append(token)
+        if token in stop_tokens:
+            break
+        state = pair.follow(state, token)
+    return written

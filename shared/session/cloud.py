@@ -1,0 +1,364 @@
+"""CloudSession: one session in the cloud. It owns the log and the tree, takes drafts and facts, sends commits.
+
+Laws kept here:
+
+1. The log is the truth: only `settle` extends it, and a commit is never retracted.
+2. A draft can change when a token is committed, never which: drafts reach the tree, facts alone reach the log.
+3. Facts are pure: first to arrive wins; a disagreement is counted, a near-tie apart from an incident.
+4. Every step makes progress: while the log is open, the fact at its end is in flight, due (`end_due_at` <= now),
+   or waiting out a finite patience. Facts that a failed step owed are missing again (`give_back`). The one
+   exception is the contract's own: an edge that stops reporting `seen` stops self-decode after `run_ahead` tokens.
+7. Pure: time is an argument (ns), effects are returned in the order in which they are to be performed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from shared.errors import ContractViolation, Status
+from shared.messages import Close, CloudMessage, Commit, Draft, Finish, FinishReason, ModelInfo, Open, Opened
+from shared.session.log import TokenLog
+from shared.session.stream import DraftStream
+from shared.session.tree import DraftTree, Node, Settlement, settle
+from shared.step import Fact, StepItem, StepNode
+
+NEAR_TIE_MARGIN = 1e-4
+"""Nats. Two float32 evaluations of one fact may differ when its two best scores are closer than this."""
+MICROSECOND = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Put a message on a stream."""
+
+    stream: int
+    message: CloudMessage
+
+
+@dataclass(frozen=True, slots=True)
+class EndStream:
+    """End a stream with a status; nothing follows on it."""
+
+    stream: int
+    status: Status
+    detail: str = ""
+
+
+CloudEffect = Send | EndStream
+
+
+@dataclass(slots=True)
+class Disagreements:
+    """Facts established twice with different tokens (law 3)."""
+
+    near_ties: int = 0
+    incidents: int = 0
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Counts since the last commit; they travel with the next one."""
+
+    steps: int = 0
+    facts: int = 0
+    received: int = 0
+    stale: int = 0
+    self_decoded: int = 0
+    queue_us: int = 0
+    verify_us: int = 0
+
+
+def check_open(opening: Open, info: ModelInfo) -> None:
+    """The rules for a complete `Open` (all its parts joined).
+
+    Raises:
+        ContractViolation: with the documented status and what to do.
+    """
+    if opening.protocol_version != info.protocol_version:
+        raise ContractViolation(
+            Status.FAILED_PRECONDITION,
+            f"protocol version {opening.protocol_version}, this server speaks {info.protocol_version}: "
+            "use a client of the same version",
+        )
+    for name, asked, own in (
+        ("model", opening.model_fingerprint, info.model_fingerprint),
+        ("tokenizer", opening.tokenizer_fingerprint, info.tokenizer_fingerprint),
+    ):
+        if asked and own and asked != own:
+            raise ContractViolation(
+                Status.FAILED_PRECONDITION,
+                f"the session needs {name} {asked[:16]}, this server holds {own[:16]}: connect to a server with the same "
+                f"{name}, or start a new session",
+            )
+    count = len(opening.tokens)
+    if not 1 <= opening.prompt_length <= count:
+        raise _invalid(f"prompt_length {opening.prompt_length} is outside 1..{count}, the tokens sent")
+    for token in (*opening.tokens, *opening.stop_tokens):
+        if not 0 <= token < info.vocabulary_size:
+            raise _invalid(f"token {token} is outside the vocabulary of {info.vocabulary_size}")
+    if count >= info.context_length:
+        raise ContractViolation(
+            Status.OUT_OF_RANGE,
+            f"the log of {count} tokens fills the context of {info.context_length}: shorten the prompt",
+        )
+    if opening.max_length <= count:
+        raise _invalid(f"max_length {opening.max_length} leaves no room after {count} tokens: ask for at least one")
+    if not 0 <= opening.patience_us <= info.limits.max_patience_us:
+        raise _invalid(f"patience_us {opening.patience_us} is outside 0..{info.limits.max_patience_us}")
+
+
+class CloudSession:
+    """One open session. Calling order: `opened` once, then any of the others until `over`."""
+
+    def __init__(self, key: int, stream: int, opening: Open, info: ModelInfo, *, now: int) -> None:
+        check_open(opening, info)
+        self.key = key
+        self.stream = stream
+        self._info = info
+        self._opening = opening
+        self.log = TokenLog(
+            opening.tokens,
+            prompt_length=opening.prompt_length,
+            max_length=opening.max_length,
+            context_length=info.context_length,
+            stop_tokens=opening.stop_tokens,
+        )
+        self.tree = DraftTree(self.log)
+        self.drafts = DraftStream(info.limits, info.vocabulary_size, self.log, now=now)
+        self.disagreements = Disagreements()
+        self.over = False
+        """Nothing more will be sent; the session's KV may go."""
+        self.accepted = 0
+        self.judged = 0
+        self._patience = opening.patience_us * MICROSECOND
+        self._nodes: dict[int, Node] = {self.tree.root.key: self.tree.root}
+        self._in_flight: set[int] = set()
+        self._missing_since = now
+        self._bare_since: int | None = now
+        self._step_now = False
+        self._advice = 0
+        self._tally = _Tally()
+
+    # ---- facts from the edge ----
+
+    def opened(self, session_id: str, secret: str) -> list[CloudEffect]:
+        """The first effect of a session: what it was opened with."""
+        effects: list[CloudEffect] = [
+            Send(
+                self.stream,
+                Opened(
+                    session_id,
+                    secret,
+                    self._opening.sampling.seed,
+                    self._info.model_fingerprint,
+                    self._info.limits,
+                ),
+            )
+        ]
+        if self.log.closed is not None:  # a log that came back complete
+            effects += self._finish(self.log.closed, len(self.log))
+        return effects
+
+    def draft(self, draft: Draft, *, now: int) -> None:
+        """Hang an edge's nodes into the tree; without a fact nothing is committed, so there is no effect.
+
+        Raises:
+            ContractViolation: the message breaks a rule; the session is unchanged.
+        """
+        applied = self.drafts.apply(draft, self.log, self.tree, now=now)
+        self._tally.received += applied.received
+        self._tally.stale += applied.stale
+        self._step_now |= draft.step_now
+        for node in applied.created:
+            self._nodes[node.key] = node
+        self._note_bareness(now)
+
+    def close(self, close: Close) -> list[CloudEffect]:
+        """The edge has what it wants.
+
+        Raises:
+            ContractViolation: `position` is outside the completion.
+        """
+        position = len(self.log) if close.position is None else close.position
+        if not self.log.prompt_length <= position <= len(self.log):
+            raise _invalid(f"close position {position} is outside {self.log.prompt_length}..{len(self.log)}")
+        self.log.close(FinishReason.CLOSED)
+        self._forget(settle(self.log, self.tree))
+        return self._finish(FinishReason.CLOSED, position)
+
+    def abandon(self) -> None:
+        """The stream is lost or was ended for a violation: free everything at once."""
+        self.log.close(FinishReason.CLOSED)
+        self._forget(settle(self.log, self.tree))
+        self.over = True
+
+    # ---- what the pool may ask for ----
+
+    def end_due_at(self) -> int | None:
+        """When the fact at the end is to be asked for; None: not at all for now (known, in flight, run ahead)."""
+        if self.over or self.log.closed is not None or self.tree.root.key in self._in_flight:
+            return None
+        if self._bare_since is None or self._step_now:
+            return self._missing_since
+        if len(self.log) - self.drafts.seen >= self._info.limits.run_ahead:
+            return None
+        return self._bare_since + self._patience
+
+    def missing_drafts(self) -> list[Node]:
+        """Live nodes whose facts are neither known nor in flight, likeliest first, parents before children."""
+        missing = [
+            node for node in self.tree.nodes() if node.fact is None and node.key not in self._in_flight
+        ]
+        missing.sort(key=lambda node: (node.path_cost, node.key))
+        return missing
+
+    def take(self, nodes: Iterable[Node], *, now: int) -> StepItem:
+        """The item that asks for the fact at the end and at `nodes`; they are in flight from now on.
+
+        Ancestors come along, wanted or not, so that a worker can compute what its cache lacks (law 6).
+        """
+        end = self.tree.root
+        wanted = {node.key for node in nodes}
+        path: dict[int, Node] = {}
+        for node in nodes:
+            walk = node
+            while walk.key not in path and walk is not end:
+                path[walk.key] = walk
+                if walk.parent is None:
+                    raise ValueError(f"{node} does not hang from the end")
+                walk = walk.parent
+        ordered = sorted(path.values(), key=lambda node: node.key)
+        index = {node.key: i for i, node in enumerate(ordered)}
+        self._in_flight |= wanted
+        self._in_flight.add(end.key)
+        due = self._missing_since if self._bare_since is None else self._bare_since + self._patience
+        self._tally.queue_us = max(0, now - due) // MICROSECOND
+        return StepItem(
+            session=self.key,
+            log=self.log.tokens,
+            length=len(self.log),
+            nodes=tuple(
+                StepNode(
+                    node.key,
+                    node.token,
+                    index[node.parent.key] if node.parent is not None and node.parent is not end else -1,
+                    node.key in wanted,
+                )
+                for node in ordered
+            ),
+            end_key=end.key,
+            sampling=self._opening.sampling,
+            prompt_length=self.log.prompt_length,
+        )
+
+    def prefill(self, length: int) -> StepItem:
+        """An item that asks for a longer cached prefix and no fact."""
+        return StepItem(
+            self.key, self.log.tokens, length, (), None, self._opening.sampling, self.log.prompt_length
+        )
+
+    def give_back(self, keys: Iterable[int]) -> None:
+        """A step failed or is overdue: the facts it owed are missing again."""
+        self._in_flight.difference_update(keys)
+
+    def advise(self, window: int) -> None:
+        """How many nodes in flight are worth it now; travels with the next commit."""
+        self._advice = window
+
+    # ---- facts from the pool ----
+
+    def learn(self, facts: Sequence[tuple[int, Fact]], *, verify_us: int, now: int) -> list[CloudEffect]:
+        """Apply the facts of one step; a fact about a dead or committed node is dropped silently."""
+        self._tally.steps += 1
+        self._tally.facts += len(facts)
+        self._tally.self_decoded += len(facts) == 1
+        self._tally.verify_us = verify_us
+        for key, fact in facts:
+            self._in_flight.discard(key)
+            node = self._nodes.get(key)
+            if node is None:
+                continue
+            if node.fact is not None:
+                self._compare(node.fact, fact)
+                continue
+            self._forget_killed(self.tree.learn(node, fact))
+        return self._settle(now)
+
+    def _settle(self, now: int) -> list[CloudEffect]:
+        position = len(self.log)
+        done = settle(self.log, self.tree)
+        if not done.tokens:
+            return []
+        self._forget(done)
+        self._missing_since = now
+        self._bare_since = None
+        self._step_now = False
+        self._note_bareness(now)
+        self.accepted += done.accepted
+        self.judged += done.judged
+        effects: list[CloudEffect] = [Send(self.stream, self._commit(position, done))]
+        self.drafts.sent_length = len(self.log)
+        if self.log.closed is not None:
+            effects += self._finish(self.log.closed, len(self.log))
+        return effects
+
+    def _commit(self, position: int, done: Settlement) -> Commit:
+        tally, self._tally = self._tally, _Tally()
+        return Commit(
+            position=position,
+            tokens=tuple(done.tokens),
+            logprobs=tuple(fact.logprob for fact in done.facts) if self._opening.want_logprobs else (),
+            queue_us=tally.queue_us,
+            verify_us=tally.verify_us,
+            steps=tally.steps,
+            facts=tally.facts,
+            judged=done.judged,
+            accepted=done.accepted,
+            received=tally.received,
+            stale=tally.stale,
+            self_decoded=tally.self_decoded,
+            advised_window=self._advice,
+        )
+
+    def _finish(self, reason: FinishReason, position: int) -> list[CloudEffect]:
+        self.over = True
+        prompt = self.log.prompt_length
+        return [
+            Send(self.stream, Finish(reason, prompt_tokens=prompt, completion_tokens=position - prompt)),
+            EndStream(self.stream, Status.OK),
+        ]
+
+    # ---- books ----
+
+    def _compare(self, first: Fact, second: Fact) -> None:
+        if first.token == second.token:
+            return
+        if min(first.margin, second.margin) < NEAR_TIE_MARGIN:
+            self.disagreements.near_ties += 1
+        else:
+            self.disagreements.incidents += 1
+
+    def _note_bareness(self, now: int) -> None:
+        if self.tree.root.children:
+            self._bare_since = None
+        elif self._bare_since is None:
+            self._bare_since = now
+
+    def _forget(self, done: Settlement) -> None:
+        self.drafts.promoted(done.promoted)
+        for node in done.promoted:
+            self._nodes.pop(node.key, None)
+        self._forget_killed(done.killed)
+        self._nodes = {key: node for key, node in self._nodes.items() if node.alive}
+        self._nodes[self.tree.root.key] = self.tree.root
+
+    def _forget_killed(self, killed: list[Node]) -> None:
+        self.drafts.killed(killed)
+        for node in killed:
+            self._nodes.pop(node.key, None)
+            self._in_flight.discard(node.key)
+
+
+def _invalid(message: str) -> ContractViolation:
+    return ContractViolation(Status.INVALID_ARGUMENT, message)

@@ -1,0 +1,171 @@
+"""CloudFront: streams in, sessions behind them. The one object that a cloud driver talks to.
+
+It keeps the rules that hold before a session exists (open first, open once, admission, drain) and turns a broken
+rule into the end of that one stream; other sessions do not notice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from shared.errors import ContractViolation, Status
+from shared.messages import Close, Draft, Drain, EdgeMessage, ModelInfo, Open
+from shared.pool import PoolScheduler
+from shared.session.cloud import CloudEffect, CloudSession, EndStream, Send
+from shared.step import Step, StepOutcome
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What names a session to its edge; drawn by the driver, since machines know no randomness."""
+
+    session_id: str
+    secret: str
+
+
+@dataclass(slots=True)
+class _Stream:
+    ticket: Ticket
+    opening: Open | None = None
+    session: CloudSession | None = None
+
+
+class CloudFront:
+    """All streams of one server. Every call returns the effects to perform, in order."""
+
+    def __init__(self, info: ModelInfo, pool: PoolScheduler) -> None:
+        self._info = info
+        self._pool = pool
+        self._streams: dict[int, _Stream] = {}
+        self._draining = False
+
+    @property
+    def streams(self) -> int:
+        """Streams that are connected."""
+        return len(self._streams)
+
+    @property
+    def sessions(self) -> int:
+        """Sessions that are open."""
+        return self._pool.sessions
+
+    def session_of(self, stream: int) -> CloudSession | None:
+        """The session behind a stream, for tests and metrics."""
+        known = self._streams.get(stream)
+        return known.session if known is not None else None
+
+    def connect(self, stream: int, ticket: Ticket) -> list[CloudEffect]:
+        """A stream has begun; `stream` is a number never used before."""
+        if self._draining:
+            return [EndStream(stream, Status.UNAVAILABLE, "this server is draining: connect to another")]
+        self._streams[stream] = _Stream(ticket)
+        return []
+
+    def receive(self, stream: int, message: EdgeMessage, now: int) -> list[CloudEffect]:
+        """One message of a stream. A message on a stream that has ended is late, not wrong."""
+        known = self._streams.get(stream)
+        if known is None:
+            return []
+        try:
+            if isinstance(message, Open):
+                return self._open(stream, known, message, now)
+            if known.session is None:
+                raise ContractViolation(
+                    Status.INVALID_ARGUMENT,
+                    f"{type(message).__name__} before Open: the first message of a stream is Open",
+                )
+            if isinstance(message, Draft):
+                known.session.draft(message, now=now)
+                return []
+            return self._close(stream, known.session, message)
+        except ContractViolation as violation:
+            return self.violated(stream, violation)
+
+    def violated(self, stream: int, violation: ContractViolation) -> list[CloudEffect]:
+        """The stream broke the contract (found here or by the codec): it ends, and its session with it."""
+        if stream not in self._streams:
+            return []
+        self._drop(stream)
+        return [EndStream(stream, violation.status, violation.message)]
+
+    def lost(self, stream: int) -> None:
+        """The stream ended without `Close`: its session is freed at once."""
+        if stream in self._streams:
+            self._drop(stream)
+
+    def drain(self) -> list[CloudEffect]:
+        """Take no new streams and ask the present ones to move on; they are served until they end."""
+        self._draining = True
+        return [Send(stream, Drain()) for stream in self._streams]
+
+    # ---- the worker's side ----
+
+    def next_step(self, now: int) -> Step | None:
+        """See `PoolScheduler.next_step`."""
+        return self._pool.next_step(now)
+
+    def wake_at(self) -> int | None:
+        """See `PoolScheduler.wake_at`."""
+        return self._pool.wake_at()
+
+    def complete(self, outcome: StepOutcome, now: int) -> list[CloudEffect]:
+        """See `PoolScheduler.complete`."""
+        return self._ended(self._pool.complete(outcome, now))
+
+    def failed(self, detail: str | None = None) -> list[CloudEffect]:
+        """The step is lost. With a `detail` its sessions end loudly; without, their facts are asked for again."""
+        sessions = set(self._pool.failed())
+        if detail is None:
+            return []
+        effects: list[CloudEffect] = []
+        for stream, known in list(self._streams.items()):
+            if known.session is not None and known.session.key in sessions:
+                effects += self.violated(stream, ContractViolation(Status.INTERNAL, detail))
+        return effects
+
+    # ---- inside ----
+
+    def _open(self, stream: int, known: _Stream, message: Open, now: int) -> list[CloudEffect]:
+        if known.session is not None:
+            raise ContractViolation(
+                Status.INVALID_ARGUMENT, "a second Open: a stream carries one session, open another stream"
+            )
+        if known.opening is None:
+            known.opening = message
+        else:
+            tokens = known.opening.tokens + message.tokens
+            known.opening = replace(known.opening, tokens=tokens, more=message.more)
+        if len(known.opening.tokens) >= self._info.context_length:
+            raise ContractViolation(
+                Status.OUT_OF_RANGE,
+                f"the log fills the context of {self._info.context_length} tokens: shorten the prompt",
+            )
+        if known.opening.more:
+            return []
+        if self._pool.sessions >= self._info.limits.max_sessions:
+            raise ContractViolation(
+                Status.RESOURCE_EXHAUSTED,
+                f"all {self._info.limits.max_sessions} sessions are taken: try again in a few seconds",
+            )
+        session = CloudSession(stream, stream, known.opening, self._info, now=now)
+        known.session, known.opening = session, None
+        self._pool.join(session)
+        return self._ended(session.opened(known.ticket.session_id, known.ticket.secret))
+
+    def _close(self, stream: int, session: CloudSession, message: Close) -> list[CloudEffect]:
+        effects = session.close(message)
+        self._pool.leave(session.key)
+        return self._ended(effects)
+
+    def _ended(self, effects: list[CloudEffect]) -> list[CloudEffect]:
+        for effect in effects:
+            if isinstance(effect, EndStream):
+                self._drop(effect.stream)
+        return effects
+
+    def _drop(self, stream: int) -> None:
+        session = self._streams.pop(stream).session
+        if session is not None:
+            if not session.over:
+                session.abandon()
+            self._pool.leave(session.key)

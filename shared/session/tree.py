@@ -1,0 +1,159 @@
+"""The draft tree and settling: the whole of accept, reject, correct and bonus.
+
+A node is one guessed token hanging off the end of the log or off another node. A fact says which token the
+target draws after a node. Everything else follows:
+
+- a fact kills the children of its node that it contradicts, with their subtrees, at once;
+- while the fact at the end is known, its token is committed and the child that carries it becomes the end.
+
+The end itself is a node (the root); it stands for the last token of the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from shared.session.log import TokenLog
+from shared.step import Fact
+
+
+class Node:
+    """One draft token, or the end of the log. Owned and changed by its tree alone."""
+
+    __slots__ = ("alive", "children", "cost", "fact", "judged", "key", "parent", "path_cost", "position", "token")
+
+    def __init__(self, key: int, token: int, parent: Node | None, position: int, cost: float) -> None:
+        self.key = key
+        """Unique within the tree and growing: a parent's key is smaller than its children's."""
+        self.token = token
+        self.parent = parent
+        self.position = position
+        """The log index that this token takes if it is committed."""
+        self.cost = cost
+        """Nats: -ln of the estimate that the target draws this token given its parent."""
+        self.path_cost: float = cost + (parent.path_cost if parent is not None else 0.0)
+        """Sum of the costs down from wherever the tree began: comparable within a tree only."""
+        self.children: dict[int, Node] = {}
+        self.fact: Fact | None = None
+        self.judged = False
+        """Whether a draft was at hand when the fact came: what the acceptance rate is counted over."""
+        self.alive = True
+
+    def __repr__(self) -> str:
+        return f"Node(key={self.key}, token={self.token}, position={self.position}, alive={self.alive})"
+
+
+class DraftTree:
+    """The live nodes below the end of a log."""
+
+    __slots__ = ("_next_key", "live", "root")
+
+    def __init__(self, log: TokenLog) -> None:
+        self._next_key = 0
+        self.root = self._make(log.tokens[-1], None, len(log) - 1, 0.0)
+        self.live = 0
+        """Number of live nodes, the end not counted."""
+
+    def _make(self, token: int, parent: Node | None, position: int, cost: float) -> Node:
+        node = Node(self._next_key, token, parent, position, cost)
+        self._next_key += 1
+        return node
+
+    def add(self, parent: Node, token: int, cost: float) -> Node:
+        """Hang a guess below a live node; the same guess twice is one node."""
+        if not parent.alive:
+            raise ValueError(f"{parent} is dead; nothing can hang from it")
+        if parent.fact is not None and parent.fact.token != token:
+            raise ValueError(f"token {token} contradicts the fact after {parent}")
+        known = parent.children.get(token)
+        if known is not None:
+            return known
+        node = parent.children[token] = self._make(token, parent, parent.position + 1, cost)
+        self.live += 1
+        return node
+
+    def learn(self, node: Node, fact: Fact) -> list[Node]:
+        """Record the first fact at a live node; returns the nodes that it kills."""
+        node.fact = fact
+        node.judged = bool(node.children)
+        killed: list[Node] = []
+        for token in [token for token in node.children if token != fact.token]:
+            killed += self._kill(node.children.pop(token))
+        return killed
+
+    def advance(self, token: int) -> tuple[Node | None, list[Node]]:
+        """The end moves over `token`: returns the node that became the end (None: a bare end) and the killed."""
+        old = self.root
+        heir = old.children.pop(token, None)
+        killed: list[Node] = []
+        for child in old.children.values():
+            killed += self._kill(child)
+        old.children = {}
+        old.alive = False
+        if heir is None:
+            self.root = self._make(token, None, old.position + 1, 0.0)
+        else:
+            heir.parent = None  # the path behind the end belongs to the log now
+            self.live -= 1
+            self.root = heir
+        return heir, killed
+
+    def clear(self) -> list[Node]:
+        """Kill every node below the end."""
+        killed: list[Node] = []
+        for child in self.root.children.values():
+            killed += self._kill(child)
+        self.root.children = {}
+        return killed
+
+    def nodes(self) -> Iterator[Node]:
+        """All live nodes below the end, parents first."""
+        stack = list(self.root.children.values())
+        while stack:
+            node = stack.pop()
+            yield node
+            stack.extend(node.children.values())
+
+    def _kill(self, top: Node) -> list[Node]:
+        killed = [top]
+        for node in killed:  # grows while it is walked
+            node.alive = False
+            killed.extend(node.children.values())
+            node.children = {}
+        self.live -= len(killed)
+        return killed
+
+
+@dataclass(slots=True)
+class Settlement:
+    """What settling did, in order."""
+
+    tokens: list[int] = field(default_factory=list)
+    facts: list[Fact] = field(default_factory=list)
+    promoted: list[Node] = field(default_factory=list)
+    """Nodes that are now part of the log (the present end among them)."""
+    killed: list[Node] = field(default_factory=list)
+    judged: int = 0
+    """Committed tokens for which a draft was at hand."""
+    accepted: int = 0
+    """Committed tokens that a draft had right."""
+
+
+def settle(log: TokenLog, tree: DraftTree) -> Settlement:
+    """Commit what the known facts allow (design: "Settling"). Laws 1 and 2 live in this loop."""
+    done = Settlement()
+    while log.closed is None and tree.root.fact is not None:
+        fact, judged = tree.root.fact, tree.root.judged or bool(tree.root.children)
+        log.append(fact.token)
+        heir, killed = tree.advance(fact.token)
+        done.tokens.append(fact.token)
+        done.facts.append(fact)
+        done.killed += killed
+        done.judged += judged
+        if heir is not None:
+            done.promoted.append(heir)
+            done.accepted += 1
+    if log.closed is not None:
+        done.killed += tree.clear()
+    return done

@@ -1,0 +1,1 @@
+"""The simulator: the product's own machines under a virtual clock, with synthetic models and links."""

@@ -1,0 +1,147 @@
+"""Seeded worlds with every fault on: whatever happens, the text is the target's own and every session ends.
+
+One seed is one world. `make_world(seed)` draws everything from the seed, so a failure is replayed by its seed alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from shared.link import LinkProfile
+from shared.messages import Limits, ModelInfo
+from shared.policy.batching import FlatBudget
+from shared.policy.expansion import BestFirst, Expansion, chain
+from shared.policy.pacing import Block, Pacing, Streaming
+from shared.policy.reconnect import Reconnect
+from shared.policy.window import AdvisedWindow, EmaWindow, FixedWindow, Window
+from shared.pool import PoolScheduler, PrefillLimits
+from shared.profiled import Profile, ProfiledPair
+from shared.sampling import SamplingParams
+from shared.session.edge import EdgePolicies, Request
+from shared.sim.models import SyntheticDrafter, Temper
+from shared.sim.predict import model_info, random_prompt
+from shared.sim.random import Keyed
+from shared.sim.world import EdgePlan, Faults, World
+
+
+@dataclass(frozen=True, slots=True)
+class WorldReport:
+    """What a world did."""
+
+    seed: int
+    events: int
+    tokens: int
+    reconnects: int
+    trace_hash: str
+    """Of the whole trace: equal for equal seeds, in any process."""
+
+
+def run_world(seed: int) -> WorldReport:
+    """Run one world.
+
+    Raises:
+        LawBroken: the world shows a broken law.
+        AssertionError, ValueError: a machine found itself in a state it excludes.
+    """
+    world = make_world(seed)
+    world.run()
+    digest = hashlib.sha256(repr(world.trace).encode()).hexdigest()[:16]
+    return WorldReport(
+        seed=seed,
+        events=world.clock.events,
+        tokens=sum(len(edge.session.log.completion) for edge in world.edges),
+        reconnects=sum(edge.session.counts.reconnects for edge in world.edges),
+        trace_hash=digest,
+    )
+
+
+def make_world(seed: int) -> World:
+    """The world of a seed."""
+    random = Keyed(seed, "world")
+    profile = Profile(
+        acceptance=random.choice((0.0, 0.3, 0.6, 0.8, 0.95, 1.0)),
+        step_ms=random.choice((1.0, 10.0, 30.0, 100.0)),
+        draft_ms=random.choice((0.1, 1.0, 3.0, 40.0)),
+        vocabulary_size=random.choice((64, 1000, 32_000)),
+        context_length=random.choice((48, 1 << 20)),
+        seed=seed,
+    )
+    limits = Limits(
+        max_nodes_per_message=random.choice((4, 256)),
+        max_live_nodes=random.choice((4, 16, 512)),
+        max_depth=random.choice((3, 256)),
+        max_messages_per_second=100_000,
+        max_message_bytes=random.choice((64, 1 << 20)),
+        run_ahead=random.choice((2, 8, 256)),
+    )
+    info = model_info(profile, limits)
+    pair = ProfiledPair(profile)
+    nodes, share, chunk = random.choice((1, 8, 128)), random.choice((1, 8, 64)), random.choice((2, 7, 256))
+    return World(
+        pair,
+        info,
+        lambda: PoolScheduler(FlatBudget(nodes, share), PrefillLimits(chunk, 2 * chunk)),
+        [_edge(Keyed(seed, "plan", index), pair, info, seed + index) for index in range(random.integer(1, 4))],
+        seed=seed,
+        faults=Faults(
+            stream_loss=random.choice((0.0, 0.0, 0.003, 0.02)),
+            step_failure=random.choice((0.0, 0.0, 0.1)),
+            eviction=random.choice((0.0, 0.0, 0.2)),
+            silence=random.choice((0.0, 0.0, 0.05)),
+            silence_ms=random.choice((50.0, 3000.0)),
+        ),
+        server_outages=[(random.uniform(0, 1500), random.uniform(1, 2000))] if random.chance(0.25) else [],
+        through_codec=random.chance(0.2),
+    )
+
+
+def _edge(random: Keyed, pair: ProfiledPair, info: ModelInfo, seed: int) -> EdgePlan:
+    size = info.vocabulary_size
+    prompt = random_prompt(seed, random.choice((1, 2, 16, 40)), size)
+    stops = tuple(random.integer(0, size - 1) for _ in range(random.choice((0, 0, 1, 8))))
+    mode = random.choice(("stream", "stream", "stream", "sync", "cloud"))
+    request = Request(
+        prompt,
+        max_new_tokens=random.choice((1, 2, 32, 32, 64)),
+        sampling=SamplingParams(),
+        stop_tokens=stops,
+        patience_us=random.choice((200_000, 5_000_000)) if mode == "sync" else random.choice((0, 0, 20_000)),
+    )
+    temper = random.choice((Temper.GOOD, Temper.GOOD, Temper.RANDOM, Temper.WRONG, Temper.PERFECT))
+    return EdgePlan(
+        request,
+        _policies(random, mode),
+        None if mode == "cloud" else SyntheticDrafter(pair, temper, seed),
+        up=_link(random),
+        down=_link(random),
+        start_ms=random.uniform(0, 500),
+        vanish_ms=random.uniform(0, 1500) if random.chance(0.1) else None,
+        close_after=random.integer(1, 20) if random.chance(0.1) else None,
+    )
+
+
+def _policies(random: Keyed, mode: str) -> EdgePolicies:
+    nodes = random.choice((1, 2, 4, 16, 64, 512))
+    window: Window = random.choice((FixedWindow(nodes), AdvisedWindow(nodes), EmaWindow()))
+    pacing: Pacing = Streaming()
+    expansion: Expansion | None = BestFirst(
+        random.choice((1, 2, 4, 8)), random.choice((1, 2, 4, 8)), random.choice((2.0, 5.0, 20.0))
+    )
+    if mode == "sync":
+        lookahead = random.integer(1, 8)
+        window, pacing, expansion = FixedWindow(lookahead), Block(lookahead), chain()
+    elif mode == "cloud":
+        expansion = None
+    elif random.chance(0.3):
+        expansion = chain()
+    draft_context = random.choice((20, 1 << 30))
+    return EdgePolicies(window, pacing, expansion, Reconnect(patience=600.0), draft_context)
+
+
+def _link(random: Keyed) -> LinkProfile:
+    return LinkProfile(
+        delay_ms=random.choice((0.0, 0.1, 5.0, 25.0, 150.0)),
+        jitter_ms=random.choice((0.0, 2.0, 80.0)),
+        kbit_per_s=random.choice((0.0, 0.0, 50.0)),
+    )
