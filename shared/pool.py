@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shared.policy.batching import NodeBudget, Pending
-from shared.session.cloud import MICROSECOND, CloudEffect, CloudSession
+from shared.session.cloud import CloudEffect, CloudSession
 from shared.step import Step, StepItem, StepOutcome
 
 

@@ -14,7 +14,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from shared.errors import UserError
 from shared.policy.expansion import Candidate
 
 EASY = 0.98
@@ -129,7 +131,9 @@ class PrefixStates:
         return states[length]
 
 
-def decode(pair: ProfiledPair, prompt: Sequence[int], tokens: int, stop_tokens: frozenset[int] = frozenset()) -> list[int]:
+def decode(
+    pair: ProfiledPair, prompt: Sequence[int], tokens: int, stop_tokens: frozenset[int] = frozenset()
+) -> list[int]:
     """What the target alone writes after a prompt: the reference of every losslessness check."""
     state = pair.state(prompt)
     written: list[int] = []
@@ -140,3 +144,42 @@ def decode(pair: ProfiledPair, prompt: Sequence[int], tokens: int, stop_tokens: 
             break
         state = pair.follow(state, token)
     return written
+
+
+def parse_profile(text: str) -> Profile:
+    """A profile from `profiled` or `profiled:name=value,...` with the fields of `Profile`.
+
+    Raises:
+        UserError: an unknown name, or a value out of range.
+    """
+    kinds: dict[str, Any] = {
+        "acceptance": float,
+        "step_ms": float,
+        "draft_ms": float,
+        "branch_cost": float,
+        "seed": int,
+    }
+    kinds |= {"vocabulary_size": int, "context_length": int, "iid": _flag}
+    values: dict[str, Any] = {}
+    for part in filter(None, text.partition(":")[2].split(",")):
+        name, separator, value = part.partition("=")
+        if name not in kinds or not separator:
+            raise UserError(
+                f"profiled model: {part!r} is not NAME=VALUE with a name of {', '.join(sorted(kinds))}"
+            )
+        try:
+            values[name] = kinds[name](value)
+        except ValueError as error:
+            raise UserError(
+                f"profiled model: {name}={value!r} is not a {kinds[name].__name__.strip('_')}"
+            ) from error
+    try:
+        return Profile(**values)
+    except ValueError as error:
+        raise UserError(f"profiled model: {error}") from error
+
+
+def _flag(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError(text)
+    return text == "true"

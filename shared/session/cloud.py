@@ -88,8 +88,8 @@ def check_open(opening: Open, info: ModelInfo) -> None:
         if asked and own and asked != own:
             raise ContractViolation(
                 Status.FAILED_PRECONDITION,
-                f"the session needs {name} {asked[:16]}, this server holds {own[:16]}: connect to a server with the same "
-                f"{name}, or start a new session",
+                f"the session needs {name} {asked[:16]}, this server holds {own[:16]}: connect to a server with the "
+                f"same {name}, or start a new session",
             )
     count = len(opening.tokens)
     if not 1 <= opening.prompt_length <= count:
@@ -103,7 +103,9 @@ def check_open(opening: Open, info: ModelInfo) -> None:
             f"the log of {count} tokens fills the context of {info.context_length}: shorten the prompt",
         )
     if opening.max_length <= count:
-        raise _invalid(f"max_length {opening.max_length} leaves no room after {count} tokens: ask for at least one")
+        raise _invalid(
+            f"max_length {opening.max_length} leaves no room after {count} tokens: ask for at least one"
+        )
     if not 0 <= opening.patience_us <= info.limits.max_patience_us:
         raise _invalid(f"patience_us {opening.patience_us} is outside 0..{info.limits.max_patience_us}")
 

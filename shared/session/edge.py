@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import assert_never
 
 from shared.errors import Status
 from shared.messages import (
@@ -234,17 +235,19 @@ class EdgeSession:
             return self._pump(now)
         if isinstance(message, Commit):
             return self._commit(message, now)
+        if isinstance(message, Drain):
+            return []  # one address: served until the stream ends, then opened again
         if isinstance(message, Finish):
             if self._closing is not None:
                 return self._done(FinishReason.CLOSED, self._closing)
             if self.log.closed is None:
                 return self._fail(
                     Status.INTERNAL,
-                    f"the server finished ({message.reason.value}) but the log of {len(self.log)} tokens is open: report a bug",
+                    f"the server finished ({message.reason.value}) but the log of {len(self.log)} tokens is open: "
+                    "report a bug",
                 )
             return self._done(self.log.closed, len(self.log))
-        assert isinstance(message, Drain)
-        return []  # one address: served until the stream ends, then opened again
+        assert_never(message)
 
     # ---- facts from the drafter and the user ----
 
@@ -286,7 +289,9 @@ class EdgeSession:
         self._count(commit)
         for token in commit.tokens:
             if self.log.closed is not None:
-                return self._fail(Status.INTERNAL, "the server committed beyond the end of the log: report a bug")
+                return self._fail(
+                    Status.INTERNAL, "the server committed beyond the end of the log: report a bug"
+                )
             root = self.tree.root
             self._ids.pop(root.key, None)
             self._forget(self.tree.learn(root, Fact(token)))
@@ -392,7 +397,11 @@ class EdgeSession:
         )
 
     def _may_expand(self) -> bool:
-        return self._policies.expansion is not None and bool(self._frontier) and self._within(self._frontier.peek())
+        return (
+            self._policies.expansion is not None
+            and bool(self._frontier)
+            and self._within(self._frontier.peek())
+        )
 
     def _next_forward(self) -> Forward | None:
         expansion = self._policies.expansion
@@ -417,7 +426,8 @@ class EdgeSession:
         tokens: list[int] = []
         while node is not self.tree.root:
             tokens.append(node.token)
-            assert node.parent is not None, "a live node hangs from the end"
+            if node.parent is None:
+                raise ValueError(f"{node} does not hang from the end")
             node = node.parent
         return tuple(reversed(tokens))
 

@@ -69,15 +69,11 @@ class CloudFront:
         try:
             if isinstance(message, Open):
                 return self._open(stream, known, message, now)
-            if known.session is None:
-                raise ContractViolation(
-                    Status.INVALID_ARGUMENT,
-                    f"{type(message).__name__} before Open: the first message of a stream is Open",
-                )
+            session = _opened(known, message)
             if isinstance(message, Draft):
-                known.session.draft(message, now=now)
+                session.draft(message, now=now)
                 return []
-            return self._close(stream, known.session, message)
+            return self._close(stream, session, message)
         except ContractViolation as violation:
             return self.violated(stream, violation)
 
@@ -169,3 +165,12 @@ class CloudFront:
             if not session.over:
                 session.abandon()
             self._pool.leave(session.key)
+
+
+def _opened(known: _Stream, message: Draft | Close) -> CloudSession:
+    if known.session is None:
+        raise ContractViolation(
+            Status.INVALID_ARGUMENT,
+            f"{type(message).__name__} before Open: the first message of a stream is Open",
+        )
+    return known.session

@@ -161,8 +161,8 @@ class DraftStream:
     def _check_positions(self, draft: Draft) -> None:
         if draft.tokens and draft.root_position < self.root_position:
             raise _invalid(
-                f"root_position {draft.root_position} is below {self.root_position}: it starts at the prompt length and "
-                "never decreases"
+                f"root_position {draft.root_position} is below {self.root_position}: it starts at the prompt length "
+                "and never decreases"
             )
         if draft.tokens and draft.root_position > self.sent_length:
             raise _invalid(
@@ -170,8 +170,8 @@ class DraftStream:
             )
         if not self.seen <= draft.seen <= self.sent_length:
             raise _invalid(
-                f"seen {draft.seen} is outside {self.seen}..{self.sent_length}: it never decreases and never exceeds the "
-                "log length sent to this stream"
+                f"seen {draft.seen} is outside {self.seen}..{self.sent_length}: it never decreases and never exceeds "
+                "the log length sent to this stream"
             )
 
     def _resolve(self, draft: Draft, plan: _Plan) -> list[_Place]:

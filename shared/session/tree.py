@@ -21,7 +21,18 @@ from shared.step import Fact
 class Node:
     """One draft token, or the end of the log. Owned and changed by its tree alone."""
 
-    __slots__ = ("alive", "children", "cost", "fact", "judged", "key", "parent", "path_cost", "position", "token")
+    __slots__ = (
+        "alive",
+        "children",
+        "cost",
+        "fact",
+        "judged",
+        "key",
+        "parent",
+        "path_cost",
+        "position",
+        "token",
+    )
 
     def __init__(self, key: int, token: int, parent: Node | None, position: int, cost: float) -> None:
         self.key = key

@@ -82,7 +82,10 @@ def make_world(seed: int) -> World:
         pair,
         info,
         lambda: PoolScheduler(FlatBudget(nodes, share), PrefillLimits(chunk, 2 * chunk)),
-        [_edge(Keyed(seed, "plan", index), pair, info, seed + index) for index in range(random.integer(1, 4))],
+        [
+            _edge(Keyed(seed, "plan", index), pair, info, seed + index)
+            for index in range(random.integer(1, 4))
+        ],
         seed=seed,
         faults=Faults(
             stream_loss=random.choice((0.0, 0.0, 0.003, 0.02)),
@@ -123,7 +126,8 @@ def _edge(random: Keyed, pair: ProfiledPair, info: ModelInfo, seed: int) -> Edge
 
 def _policies(random: Keyed, mode: str) -> EdgePolicies:
     nodes = random.choice((1, 2, 4, 16, 64, 512))
-    window: Window = random.choice((FixedWindow(nodes), AdvisedWindow(nodes), EmaWindow()))
+    windows: tuple[Window, ...] = (FixedWindow(nodes), AdvisedWindow(nodes), EmaWindow())
+    window = random.choice(windows)
     pacing: Pacing = Streaming()
     expansion: Expansion | None = BestFirst(
         random.choice((1, 2, 4, 8)), random.choice((1, 2, 4, 8)), random.choice((2.0, 5.0, 20.0))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from enum import Enum
 
 from shared.policy.expansion import Candidate
-from shared.profiled import PrefixStates, ProfiledPair
+from shared.profiled import PrefixStates, Profile, ProfiledPair
 from shared.session.edge import Forward
 from shared.sim.random import Keyed
 from shared.step import Fact, ItemOutcome, Step, StepItem, StepOutcome
@@ -72,6 +72,11 @@ class SyntheticDrafter:
         self._temper = temper
         self._random = Keyed(seed, "drafter")
         self._prefix = PrefixStates(pair)
+
+    @property
+    def profile(self) -> Profile:
+        """What the pair looks like from outside."""
+        return self._pair.profile
 
     def forward(self, request: Forward) -> list[list[Candidate]]:
         """One list of candidates per path."""

@@ -74,7 +74,9 @@ def predict(
         up=link,
         down=link,
     )
-    world = World(pair, info, lambda: PoolScheduler(budget if budget is not None else FlatBudget()), [plan], seed=seed)
+    world = World(
+        pair, info, lambda: PoolScheduler(budget if budget is not None else FlatBudget()), [plan], seed=seed
+    )
     world.run()
     edge = world.edges[0]
     times = [at for at, count in edge.emitted for _ in range(count)]

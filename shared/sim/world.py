@@ -34,7 +34,6 @@ from shared.sim.models import SyntheticDrafter, SyntheticWorker
 from shared.sim.random import Keyed
 from shared.step import Step
 
-
 MOST_BRANCHES = 16
 """No expansion in these worlds forwards more nodes at once."""
 
@@ -111,7 +110,9 @@ class World:
             self.clock.at(round(edge.plan.start_ms * MILLISECOND), edge.start)
         while self.clock.step():
             if self.clock.events > max_events:
-                raise LawBroken(f"no end after {max_events} events: {[edge.describe() for edge in self.edges]}")
+                raise LawBroken(
+                    f"no end after {max_events} events: {[edge.describe() for edge in self.edges]}"
+                )
             self.server.check_progress()
         self.check()
 
@@ -200,7 +201,9 @@ class Server:
     def check_empty(self) -> None:
         """Nothing is left behind."""
         if self.front.streams or self.front.sessions:
-            raise LawBroken(f"{self.front.streams} streams and {self.front.sessions} sessions left in the server")
+            raise LawBroken(
+                f"{self.front.streams} streams and {self.front.sessions} sessions left in the server"
+            )
         if self.up and self.worker.held:
             raise LawBroken(f"{self.worker.held} sessions left in the worker's cache")
 
@@ -303,6 +306,11 @@ class Link:
         """The cloud ends the stream; what it sent before arrives before."""
         self._later(self._down, 40, lambda: self._ended(status, detail))
 
+    def half_close(self) -> None:
+        """The edge's transport ends its direction; what it sent before still arrives."""
+        if self.alive:
+            self._later(self._up, 40, lambda: self._world.server.lost(self.number))
+
     def break_off(self) -> None:
         """Both directions stop; each side notices in its own time."""
         if not self.alive:
@@ -310,7 +318,9 @@ class Link:
         self.alive = False
         clock = self._world.clock
         self._world.note(f"stream {self.number} broke")
-        clock.after(round(self._random.uniform(0, 50) * MILLISECOND), lambda: self._world.server.lost(self.number))
+        clock.after(
+            round(self._random.uniform(0, 50) * MILLISECOND), lambda: self._world.server.lost(self.number)
+        )
         clock.after(
             round(self._random.uniform(0, 50) * MILLISECOND),
             lambda: self._edge.lost(self.number, Status.UNAVAILABLE, "stream lost"),
@@ -392,7 +402,9 @@ class Edge:
                 raise LawBroken(f"{self.describe()}: closed, but not after {wanted} tokens")
             plain = plain[: len(written)]
         if written != plain:
-            raise LawBroken(f"{self.describe()}: wrote {written[:20]}..., the target alone writes {plain[:20]}...")
+            raise LawBroken(
+                f"{self.describe()}: wrote {written[:20]}..., the target alone writes {plain[:20]}..."
+            )
         if self.session.tree.live or self.session.in_flight:
             raise LawBroken(f"{self.describe()}: {self.session.tree.live} nodes left at the edge")
 
@@ -423,7 +435,7 @@ class Edge:
         self._check_bounds()
 
     def _check_bounds(self) -> None:
-        """Memory is bounded by the window: each of its nodes, and those of a forward, may have a full set of children."""
+        """Memory is bounded by the window: its nodes, and those of a forward, may each have all their children."""
         expansion = self.plan.policies.expansion
         width = expansion.width if expansion is not None else 0
         bound = (self.widest + MOST_BRANCHES) * (1 + width)
@@ -444,12 +456,16 @@ class Edge:
         if drafter is None:
             raise LawBroken("a forward without a drafter")
         results = drafter.forward(forward)
-        duration = drafter._pair.profile.forward_ms(len(forward.paths))
+        duration = drafter.profile.forward_ms(len(forward.paths))
         if self._random.chance(self._world.faults.silence):
             duration += self._world.faults.silence_ms
         self._world.clock.after(
             round(duration * MILLISECOND),
-            lambda: None if self._vanished else self._perform(self.session.drafted(results, self._world.clock.now)),
+            lambda: (
+                None
+                if self._vanished
+                else self._perform(self.session.drafted(results, self._world.clock.now))
+            ),
         )
 
     def _emit(self, emit: Emit) -> None:
@@ -465,6 +481,4 @@ class Edge:
             self.bytes_up += self._link.bytes_up
             self.bytes_down += self._link.bytes_down
             link, self._link = self._link, None
-            if link.alive:
-                # The edge's transport half-closes; what it sent before still arrives.
-                link._later(link._up, 40, lambda: self._world.server.lost(link.number))
+            link.half_close()

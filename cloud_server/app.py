@@ -1,0 +1,147 @@
+"""Composition root of the server: the one place that wires model, pool, engine and transport together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from cloud_server.engine import Engine
+from cloud_server.metrics import Metrics
+from cloud_server.service import SlipstreamService
+from cloud_server.worker import Worker
+from shared.errors import UserError
+from shared.messages import Limits
+from shared.pb.slipstream.v1 import slipstream_pb2 as pb
+from shared.pb.slipstream.v1 import slipstream_pb2_grpc as pb_grpc
+from shared.policy.batching import FlatBudget
+from shared.pool import PoolScheduler
+
+log = logging.getLogger(__name__)
+
+SERVICE = pb.DESCRIPTOR.services_by_name["Slipstream"].full_name
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """How to serve. Nothing here changes a token."""
+
+    listen: str = "127.0.0.1:50051"
+    """HOST:PORT; port 0 picks a free one."""
+    limits: Limits = Limits()  # noqa: RUF009 - a frozen value
+    budget: FlatBudget = FlatBudget()  # noqa: RUF009 - a frozen value
+    drain_s: float = 5.0
+    """Seconds that open streams are given when the server is asked to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A server that is up."""
+
+    address: str
+    """HOST:PORT as it was bound."""
+    engine: Engine
+    metrics: Metrics
+    drain: Callable[[], None]
+    """Ask the streams to move on and take no new ones."""
+    failed: asyncio.Task[None]
+    """Ends only with the error that makes serving impossible."""
+
+
+@contextlib.asynccontextmanager
+async def serving(worker: Worker, options: ServeOptions) -> AsyncIterator[Serving]:
+    """Serve until the block is left; then all streams end with UNAVAILABLE and the worker is closed.
+
+    Raises:
+        UserError: the address cannot be listened on.
+    """
+    info = replace(worker.info, limits=options.limits)
+    metrics = Metrics()
+    engine = Engine(worker, info, PoolScheduler(options.budget), metrics)
+    server = grpc.aio.server(options=channel_options(options.limits))
+    pb_grpc.add_SlipstreamServicer_to_server(SlipstreamService(engine, info), server)
+    healthy = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+    reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    address = _bind(server, options.listen)
+    failed = engine.start()
+    await server.start()
+    for name in ("", SERVICE):
+        await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
+    tasks: set[asyncio.Task[None]] = set()
+
+    def drain() -> None:
+        engine.drain()
+        task = asyncio.ensure_future(healthy.enter_graceful_shutdown())
+        tasks.add(task)  # the loop keeps weak references only
+        task.add_done_callback(tasks.discard)
+
+    try:
+        yield Serving(address, engine, metrics, drain, failed)
+    finally:
+        await engine.stop()
+        await server.stop(grace=1.0)
+        await asyncio.gather(*tasks)
+
+
+async def serve(worker: Worker, options: ServeOptions, ready: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM: drain, then stop; a second signal stops at once.
+
+    Raises:
+        UserError: the address cannot be listened on.
+        Exception: whatever broke the engine.
+    """
+    loop = asyncio.get_running_loop()
+    signals: asyncio.Queue[int] = asyncio.Queue()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, signals.put_nowait, number)
+    async with serving(worker, options) as up:
+        ready(up.address)
+        asked = asyncio.create_task(signals.get())
+        await asyncio.wait((asked, up.failed), return_when=asyncio.FIRST_COMPLETED)
+        if up.failed.done():
+            asked.cancel()
+            up.failed.result()
+        log.info("draining: %d streams have %.0f s to move on", up.engine.streams, options.drain_s)
+        up.drain()
+        again, empty = asyncio.create_task(signals.get()), asyncio.create_task(up.engine.drained())
+        await asyncio.wait((again, empty), timeout=options.drain_s, return_when=asyncio.FIRST_COMPLETED)
+        again.cancel()
+        empty.cancel()
+
+
+def channel_options(limits: Limits) -> list[tuple[str, int]]:
+    """Transport settings of the server."""
+    return [
+        # Above the contract's own limit, so that the violation can be named; beyond this the transport refuses.
+        ("grpc.max_receive_message_length", 4 * limits.max_message_bytes),
+        ("grpc.so_reuseport", 0),  # else a second server would share the port without a word
+        # A dead client's stream is noticed within seconds, and a client may ping as often (else GOAWAY).
+        ("grpc.keepalive_time_ms", 10_000),
+        ("grpc.keepalive_timeout_ms", 5_000),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
+        ("grpc.http2.max_ping_strikes", 0),
+    ]
+
+
+def _bind(server: grpc.aio.Server, listen: str) -> str:
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise UserError(f"--listen {listen}: expected HOST:PORT, such as 127.0.0.1:50051")
+    try:
+        bound = server.add_insecure_port(listen)
+    except RuntimeError as error:
+        raise UserError(
+            f"cannot listen on {listen}: the port is taken or the address is not this machine's; "
+            "choose another with --listen, or port 0"
+        ) from error
+    return f"{host}:{bound}"

@@ -1,0 +1,245 @@
+"""The verifier: establishes facts with a real target, one ragged forward for all sessions of a step.
+
+Law 6: a step names wanted paths. What is cached is found, what is not is computed, and when memory runs short the
+least recently used session's cache goes; it is computed anew from its log when that session is next asked about.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import torch
+
+from cloud_server.kv_cache import PAGE_SLOTS, KvPool, PoolFullError, SessionCache, Share
+from cloud_server.model import LoadedModel
+from cloud_server.ragged import ForwardBuilder
+from cloud_server.sampling import RowSpec, Sampler
+from cloud_server.target import Target
+from shared.errors import SlipstreamError, UserError
+from shared.messages import Limits, ModelInfo
+from shared.step import Fact, ItemOutcome, Step, StepItem, StepOutcome
+
+log = logging.getLogger(__name__)
+
+DEFAULT_KV_BYTES: Final = 1 << 30
+CHUNK_TOKENS: Final = 512
+"""Trunk tokens of one session in one forward; a longer gap in the cache is filled by several forwards."""
+FORWARD_ROWS: Final = 2048
+"""Rows of one forward: bounds the memory of its activations."""
+
+
+DRAFT_SLOTS: Final = Limits().max_live_nodes
+"""Room for draft tokens beside the longest log."""
+
+
+class SessionTooLongError(SlipstreamError):
+    """One session's tokens do not fit into the KV cache, even alone: a log beyond `info.context_length`, or more nodes
+    than any session may have alive."""
+
+    def __init__(self, session: int, message: str) -> None:
+        super().__init__(message)
+        self.session = session
+
+
+@dataclass(slots=True)
+class _Wave:
+    """Shares that are computed by one forward."""
+
+    shares: list[Share] = field(default_factory=list)
+    sessions: set[int] = field(default_factory=set)
+    rows: int = 0
+
+
+@dataclass(slots=True)
+class _Answer:
+    facts: dict[int, Fact] = field(default_factory=dict)
+    computed: int = 0
+
+
+class Verifier:
+    """A `Worker` with a target of its own. Not thread-safe: it lives in its model's thread."""
+
+    def __init__(
+        self, loaded: LoadedModel, *, step_floor_ms: float = 0.0, kv_limit_bytes: int = DEFAULT_KV_BYTES
+    ) -> None:
+        """Takes `loaded.module` over.
+
+        Args:
+            step_floor_ms: emulation of a slower target: a step with items lasts at least this long.
+            kv_limit_bytes: memory for all sessions' keys and values.
+
+        Raises:
+            UserError: the model cannot be served exactly, or the limit is too small for anything.
+        """
+        self._target = Target(loaded)
+        self._floor_ns = round(step_floor_ms * 1e6)
+        longest = loaded.context_length
+        self._pool = KvPool(self._target.shape, limit_bytes=kv_limit_bytes, reserve_slots=longest)
+        self._builder = ForwardBuilder(self._pool, group=self._target.group, context_length=longest)
+        self._info = replace(
+            loaded.info,
+            vocabulary_size=self._target.vocabulary_size,
+            # So that no session can outgrow the cache: its log is closed before.
+            context_length=_served_context(longest, self._pool),
+        )
+        self._sampler = Sampler(self._target.vocabulary_size, loaded.device)
+        self._caches: dict[int, SessionCache] = {}
+        """In order of use, the least recent first."""
+        self._evictions = 0
+        log.info(
+            "verifying with %s: ragged attention on %s, %d linear layers packed, KV cache of %d tokens",
+            loaded.name,
+            loaded.device,
+            self._target.packed_layers,
+            self._pool.slots,
+        )
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._info
+
+    @property
+    def pool(self) -> KvPool:
+        """The KV memory, to be looked at only."""
+        return self._pool
+
+    @property
+    def evictions(self) -> int:
+        """Sessions whose cache was dropped for memory so far."""
+        return self._evictions
+
+    def close(self) -> None:
+        self._forget_all()
+
+    @torch.inference_mode()
+    def step(self, step: Step) -> StepOutcome:
+        """Establish the step's wanted facts.
+
+        Raises:
+            SessionTooLongError: a session does not fit into the KV cache even alone.
+            BadLogitsError: the target computed NaN or inf.
+            Whatever torch raises. After any of them all caches are empty, and the next step is as good as ever.
+        """
+        began = time.perf_counter_ns()
+        for session in step.released:
+            self._forget(session)
+        answers = {item.session: _Answer() for item in step.items}
+        try:
+            for wave in self._waves(step):
+                self._perform(wave, answers)
+        except BaseException:
+            self._forget_all()  # the caches count tokens as held whose forward did not come to its end
+            raise
+        outcomes = tuple(self._outcome(item, answers[item.session]) for item in step.items)
+        self._pool.apply_moves()  # of items that needed no forward; the next step's moves build on them
+        if step.items and (rest := self._floor_ns - (time.perf_counter_ns() - began)) > 0:
+            time.sleep(rest / 1e9)
+        return StepOutcome(outcomes, (time.perf_counter_ns() - began) // 1000)
+
+    def _perform(self, wave: _Wave, answers: dict[int, _Answer]) -> None:
+        """One forward: everything between a step's tokens and its facts."""
+        self._pool.apply_moves()
+        forward = self._builder.build(wave.shares)
+        logits = self._target.logits(forward)
+        for share in wave.shares:
+            answers[share.item.session].computed += share.rows
+        if not forward.wanted:
+            return
+        specs = [RowSpec(row.share.item.sampling, row.position) for row in forward.wanted]
+        for row, draw in zip(forward.wanted, self._sampler.draw(logits, specs), strict=True):
+            fact = Fact(draw.token, draw.margin, draw.logprob)
+            answers[row.share.item.session].facts.update(dict.fromkeys(row.keys, fact))
+
+    def _waves(self, step: Step) -> Iterator[_Wave]:
+        """The step's items in as few forwards as memory allows: one, unless a cache has a long gap to fill."""
+        wave = _Wave()
+        for item in step.items:
+            for part in self._parts(item):
+                if item.session in wave.sessions or wave.rows >= FORWARD_ROWS:
+                    yield wave
+                    wave = _Wave()
+                while (share := self._place(part, wave)) is None:
+                    yield wave
+                    wave = _Wave()
+                if share.rows:
+                    wave.shares.append(share)
+                    wave.sessions.add(item.session)
+                    wave.rows += share.rows
+        if wave.shares:
+            yield wave
+
+    def _parts(self, item: StepItem) -> Iterator[StepItem]:
+        """The item, after prefill chunks that leave it no more than one chunk of trunk to compute."""
+        cache = self._caches.get(item.session)
+        held = 0 if cache is None else cache.length
+        while item.length - held > CHUNK_TOKENS:
+            held += CHUNK_TOKENS
+            yield replace(item, length=held, nodes=(), end_key=None)
+        yield item
+
+    def _place(self, item: StepItem, wave: _Wave) -> Share | None:
+        """The item's share, after evicting other sessions if need be; None: the wave must be computed first.
+
+        Raises:
+            SessionTooLongError: there is nobody left to evict.
+        """
+        cache = self._caches.pop(item.session, None) or SessionCache()
+        self._caches[item.session] = cache
+        while True:
+            try:
+                return cache.place(item, self._pool)
+            except PoolFullError as full:
+                others = (key for key in self._caches if key != item.session and key not in wave.sessions)
+                if (victim := next(others, None)) is not None:
+                    self._forget(victim)
+                    self._evictions += 1
+                elif wave.shares:
+                    return None
+                else:
+                    raise SessionTooLongError(
+                        item.session,
+                        f"session {item.session} with {item.length} tokens does not fit into a KV cache of "
+                        f"{self._pool.slots} tokens: raise its limit ({full})",
+                    ) from full
+
+    def _outcome(self, item: StepItem, answer: _Answer) -> ItemOutcome:
+        wanted = [] if item.end_key is None else [item.end_key]
+        wanted += [node.key for node in item.nodes if node.wanted]
+        cache = self._caches.get(item.session)
+        return ItemOutcome(
+            session=item.session,
+            facts=tuple((key, answer.facts[key]) for key in wanted),
+            cached_length=0 if cache is None else cache.length,
+            computed=answer.computed,
+        )
+
+    def _forget(self, session: int) -> None:
+        cache = self._caches.pop(session, None)
+        if cache is not None:
+            self._pool.release(cache.table)
+
+    def _forget_all(self) -> None:
+        for session in list(self._caches):
+            self._forget(session)
+
+
+def _served_context(longest: int, pool: KvPool) -> int:
+    """The context length that one session can use in this pool.
+
+    Raises:
+        UserError: none to speak of.
+    """
+    room = pool.slots - DRAFT_SLOTS
+    if room < min(longest, PAGE_SLOTS):
+        needed = pool.shape.token_bytes * (longest + DRAFT_SLOTS)
+        raise UserError(
+            f"the KV cache holds {pool.slots} tokens, too few for one session with {DRAFT_SLOTS} draft tokens: "
+            f"give it {needed} bytes for the model's whole context"
+        )
+    if room < longest:
+        log.warning("the KV cache limits sessions to %d tokens; the model could do %d", room, longest)
+    return min(longest, room)

@@ -1,0 +1,1 @@
+"""The edge side: ONNX drafter, tokenizer, gRPC transport and command line. Never imports torch."""

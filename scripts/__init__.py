@@ -1,0 +1,1 @@
+"""Demo, benchmarks, simulator command line, WAN emulation, model training and export."""
