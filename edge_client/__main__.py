@@ -1,0 +1,228 @@
+"""Command line of the edge: `edge-client generate`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import secrets
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+import uvloop
+
+from edge_client.policies import DraftOptions, Mode, Shape
+from edge_client.result import GenerateResult, GenerationFailedError
+from shared.errors import Status, UserError
+from shared.sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from edge_client.app import ClientOptions, GenerateOptions
+
+MENDABLE: Final = frozenset(
+    {
+        Status.INVALID_ARGUMENT,
+        Status.FAILED_PRECONDITION,
+        Status.OUT_OF_RANGE,
+        Status.RESOURCE_EXHAUSTED,
+        Status.UNAUTHENTICATED,
+        Status.PERMISSION_DENIED,
+    }
+)
+"""Ends of a stream that the user can do something about: exit code 2. All others: 1."""
+INTERRUPTED: Final = 130
+SEED_BITS: Final = 53
+"""Of a seed that is drawn here, so that every JSON reader keeps it exactly."""
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def cli() -> None:
+    """The edge side of Slipstream: drafts here, shows the text that the target in the cloud decides."""
+
+
+@app.command()
+def generate(
+    *,
+    prompt: Annotated[str | None, typer.Argument(help="Text to continue; - reads standard input.")] = None,
+    prompt_file: Annotated[Path | None, typer.Option(help="Read the prompt from a file.")] = None,
+    server: Annotated[str, typer.Option(help="HOST:PORT of a cloud-server.")] = "127.0.0.1:50051",
+    drafter: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder or .onnx file of a drafter, the name of a model below models/, "
+            "profiled[:acceptance=0.8,draft_ms=3], or none. [the demo's]"
+        ),
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest completion.")] = 256,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    top_k: Annotated[int, typer.Option(help="Keep the likeliest so many tokens; 0 is off.")] = 0,
+    top_p: Annotated[
+        float, typer.Option(help="Keep the likeliest tokens that reach this probability; 1 is off.")
+    ] = 1.0,
+    min_p: Annotated[
+        float, typer.Option(help="Keep tokens at least so likely, relative to the likeliest; 0 is off.")
+    ] = 0.0,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same text. [drawn]")] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="End before this text, which is not shown. May be repeated.")
+    ] = None,
+    ignore_eos: Annotated[
+        bool, typer.Option("--ignore-eos", help="Go on past the model's own end-of-text tokens.")
+    ] = False,
+    mode: Annotated[
+        Mode,
+        typer.Option(
+            help="stream: drafts fly ahead, nobody waits. sync: a block up, its verdict down. cloud: no drafts."
+        ),
+    ] = Mode.STREAM,
+    shape: Annotated[
+        Shape | None,
+        typer.Option("--shape", help="Of the drafts in stream mode. [tree, if the drafter is made for it]"),
+    ] = None,
+    tree: Annotated[bool, typer.Option("--tree", help="The same as --shape tree.")] = False,
+    chain: Annotated[bool, typer.Option("--chain", help="The same as --shape chain.")] = False,
+    lookahead: Annotated[int, typer.Option(help="Sync mode: tokens in a block.")] = 4,
+    window: Annotated[
+        int, typer.Option(help="Drafted tokens in flight at most; the server may advise fewer.")
+    ] = 64,
+    branches: Annotated[int, typer.Option(help="Tree: places that one drafter forward works on.")] = 4,
+    patience_ms: Annotated[
+        float | None,
+        typer.Option(
+            help="How long the cloud waits for a draft before it decodes alone. [0; sync: 2000, or what it grants]"
+        ),
+    ] = None,
+    give_up_after: Annotated[
+        float, typer.Option(help="Seconds without progress after which a lost connection is final.")
+    ] = 30.0,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="The target's tokenizer.json or its folder. [the drafter's]")
+    ] = None,
+    provider: Annotated[str, typer.Option(help="onnxruntime execution provider of the drafter.")] = "cpu",
+    threads: Annotated[int, typer.Option(help="Threads of the drafter.")] = 1,
+    draft_floor_ms: Annotated[
+        float,
+        typer.Option(help="Emulation: a drafter forward lasts at least this long, as on a slower device."),
+    ] = 0.0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object at the end instead of text as it comes.")
+    ] = False,
+) -> None:
+    """Continue PROMPT with the model that the server holds. Text goes to stdout, remarks to stderr."""
+    with _interruptible():
+        text = _prompt(prompt, prompt_file)
+        if temperature > 0.0 and seed is None:
+            seed = secrets.randbits(SEED_BITS)
+            if not as_json:
+                _remark(f"seed {seed} was drawn: --seed {seed} gives the same text again")
+        from edge_client.app import ClientOptions, GenerateOptions  # noqa: PLC0415 - slow to import; --help does without
+        from edge_client.sources import DEMO_DRAFTER, NO_DRAFTER  # noqa: PLC0415
+
+        try:
+            asked = GenerateOptions(
+                prompt=text,
+                max_new_tokens=max_new_tokens,
+                sampling=SamplingParams(temperature, top_k, top_p, min_p, seed if seed is not None else 0),
+                stop_strings=tuple(stop or ()),
+                stop_tokens=() if ignore_eos else None,
+                draft=DraftOptions(
+                    mode=mode,
+                    shape=_shape(shape, tree=tree, chain=chain),
+                    lookahead=lookahead,
+                    window=window,
+                    branches=branches,
+                    patience_ms=patience_ms,
+                ),
+                give_up_after_s=give_up_after,
+            )
+            default = NO_DRAFTER if mode is Mode.CLOUD else str(DEMO_DRAFTER)
+            client = ClientOptions(
+                server=server,
+                drafter=drafter if drafter is not None else default,
+                tokenizer=tokenizer,
+                provider=provider,
+                threads=threads,
+                draft_floor_ms=draft_floor_ms,
+            )
+        except ValueError as error:
+            raise UserError(f"{error}: see edge-client generate --help") from error
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            result = runner.run(_generate(asked, client, show=not as_json))
+        if as_json:
+            print(json.dumps(result.to_json(), allow_nan=False))
+        for note in result.notes:
+            _remark(note)
+
+
+async def _generate(asked: GenerateOptions, client: ClientOptions, *, show: bool) -> GenerateResult:
+    from edge_client.app import generate as generate_once  # noqa: PLC0415 - see above
+
+    if not show:
+        return await generate_once(asked, client)
+    shown = False
+
+    def on_text(piece: str) -> None:
+        nonlocal shown
+        shown = True
+        print(piece, end="", flush=True)
+
+    try:
+        return await generate_once(asked, client, on_text=on_text)
+    finally:
+        if shown:
+            print(flush=True)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _prompt(prompt: str | None, file: Path | None) -> str:
+    if prompt is not None and file is not None:
+        raise UserError("two prompts: give either PROMPT or --prompt-file")
+    if prompt is not None and prompt != "-":
+        return prompt
+    if file is None and prompt is None:
+        raise UserError("no prompt: give PROMPT, --prompt-file FILE, or - to read standard input")
+    try:
+        return (sys.stdin.buffer.read() if file is None else file.read_bytes()).decode()
+    except OSError as error:
+        raise UserError(f"--prompt-file {file} cannot be read ({error.strerror}): check the path") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"the prompt is not UTF-8 (byte {error.start}): convert it first") from error
+
+
+def _shape(shape: Shape | None, *, tree: bool, chain: bool) -> Shape | None:
+    asked = {shape} - {None} | ({Shape.TREE} if tree else set()) | ({Shape.CHAIN} if chain else set())
+    if len(asked) > 1:
+        raise UserError("a draft is either a tree or a chain: give one of --tree and --chain")
+    return next(iter(asked), None)
+
+
+def _remark(text: str) -> None:
+    print(f"edge-client: {text}", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Entry point of `edge-client`: exit code 2 and one line for what the user can mend, 1 for other failures."""
+    try:
+        app()
+    except UserError as error:
+        _remark(str(error))
+        sys.exit(2)
+    except GenerationFailedError as error:
+        _remark(str(error))
+        sys.exit(2 if error.status in MENDABLE else 1)
+
+
+if __name__ == "__main__":
+    main()

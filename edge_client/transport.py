@@ -1,0 +1,186 @@
+"""gRPC as the edge sees it: one channel to one server, `GetModel`, and streams that post what happens to them.
+
+Retrying is not decided here: a stream ends once, with a status, and the session says what follows. Nothing is logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+
+from edge_client.stats import Traffic
+from shared import wire
+from shared.errors import ContractViolation, SlipstreamError, Status
+from shared.messages import CloudMessage, EdgeMessage, ModelInfo
+from shared.pb.slipstream.v1 import slipstream_pb2 as pb
+from shared.pb.slipstream.v1 import slipstream_pb2_grpc as pb_grpc
+
+Call = grpc.aio.StreamStreamCall[pb.EdgeMessage, pb.CloudMessage]
+
+FAREWELL_S: Final = 1.0
+"""How long a stream that this side ends may take to end on the other."""
+CHANNEL_OPTIONS: Final = (
+    # A peer that is gone without a word is noticed within about 4 s; gRPC's own ping timeout alone is 60 s.
+    ("grpc.keepalive_time_ms", 2_000),
+    ("grpc.keepalive_timeout_ms", 2_000),
+    ("grpc.http2.ping_timeout_ms", 2_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # The default backoff comes back many seconds after an outage is over. The "min" one is how long a connection may
+    # take to be made: three round trips with TLS, and over a satellite each takes 0.6 s.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 3_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+)
+
+
+class CallFailedError(SlipstreamError):
+    """A unary call had no answer."""
+
+    def __init__(self, status: Status, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message came down."""
+
+    stream: int
+    message: CloudMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The stream is over, or could not be made. Its last fact."""
+
+    stream: int
+    status: Status
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Crashed:
+    """A task of ours died of a bug: whoever owns the inbox raises it."""
+
+    error: BaseException
+
+
+StreamFact = Received | Ended | Crashed
+
+
+class Transport:
+    """The channel to one server. Made, used and closed on one event loop."""
+
+    def __init__(self, server: str, credentials: grpc.ChannelCredentials | None = None) -> None:
+        """`server` is HOST:PORT or a gRPC target URI; without `credentials` the connection is not encrypted."""
+        self.server = server
+        self._channel = (
+            grpc.aio.insecure_channel(server, options=CHANNEL_OPTIONS)
+            if credentials is None
+            else grpc.aio.secure_channel(server, credentials, options=CHANNEL_OPTIONS)
+        )
+        self._stub = pb_grpc.SlipstreamStub(self._channel)
+
+    async def get_model(self, deadline_s: float) -> ModelInfo:
+        """What the server says about itself.
+
+        Raises:
+            CallFailedError: no answer within `deadline_s`, or a refusal.
+            ContractViolation: the answer is not one of this version.
+        """
+        try:
+            model = await self._stub.GetModel(pb.GetModelRequest(), timeout=deadline_s)
+        except grpc.aio.AioRpcError as error:
+            raise CallFailedError(_status(error.code()), error.details() or "no details") from error
+        return wire.model_info_from_wire(model)
+
+    def decode(self, number: int, traffic: Traffic, post: Callable[[StreamFact], None]) -> Stream:
+        """Open a stream that calls itself `number` in everything it posts. Messages may be sent at once."""
+        return Stream(number, self._stub.Decode(), traffic, post)
+
+    async def close(self) -> None:
+        """End the channel, and with it every stream."""
+        await self._channel.close()
+
+
+class Stream:
+    """One `Decode` call. One task owns the reads, another the writes; `send` only queues.
+
+    A write that gRPC has taken is not delivered, so the queue is no backpressure: the session's window is.
+    """
+
+    def __init__(self, number: int, call: Call, traffic: Traffic, post: Callable[[StreamFact], None]) -> None:
+        self.number = number
+        self._call = call
+        self._traffic = traffic
+        self._post = post
+        self._outgoing: asyncio.Queue[EdgeMessage | None] = asyncio.Queue()
+        self._write_failed = False
+        self._reader = self._start(self._read(), "read")
+        self._writer = self._start(self._write(), "write")
+
+    def send(self, message: EdgeMessage) -> None:
+        """Put a message behind those that wait to be written."""
+        self._outgoing.put_nowait(message)
+
+    async def end(self) -> None:
+        """Write what is queued, half-close, give the server a moment to end its side; then cancel what is left."""
+        self._outgoing.put_nowait(None)
+        await asyncio.wait((self._reader,), timeout=FAREWELL_S)
+        self._call.cancel()
+        self._writer.cancel()
+        await asyncio.wait((self._reader, self._writer))
+
+    def _start(self, work: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=f"{what} stream {self.number}")
+        task.add_done_callback(self._surface)
+        return task
+
+    def _surface(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._post(Crashed(error))
+
+    async def _write(self) -> None:
+        try:
+            while (message := await self._outgoing.get()) is not None:
+                body = wire.edge_message_to_wire(message)
+                self._traffic.up += body.ByteSize()
+                await self._call.write(body)
+            await self._call.done_writing()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            self._write_failed = True  # the stream is over: the reader says how
+
+    async def _read(self) -> None:
+        try:
+            while isinstance(body := await self._call.read(), pb.CloudMessage):
+                self._traffic.down += body.ByteSize()
+                self._post(Received(self.number, wire.cloud_message_from_wire(body)))
+            status, detail = _status(await self._call.code()), await self._call.details() or ""
+        except grpc.aio.AioRpcError as error:
+            status, detail = _status(error.code()), error.details() or ""
+        except ContractViolation as violation:
+            self._call.cancel()
+            status, detail = Status.INTERNAL, f"the server broke the contract: {violation.message}"
+        self._post(Ended(self.number, *self._verdict(status, detail)))
+
+    def _verdict(self, status: Status, detail: str) -> tuple[Status, str]:
+        if status is Status.INTERNAL and self._write_failed:
+            # A write into a stream that is just ending makes grpc.aio report INTERNAL and forget the true status.
+            # Opening again is harmless (law 6), and shows the status if it was final.
+            return Status.UNAVAILABLE, "the stream broke during a write"
+        if status is Status.CANCELLED:  # not by this side, which does not read on when it cancels
+            return Status.UNAVAILABLE, "the server gave the stream up"
+        return status, detail
+
+
+def _status(code: grpc.StatusCode) -> Status:
+    try:
+        return Status[code.name]
+    except KeyError:
+        return Status.UNKNOWN  # ALREADY_EXISTS: no part of this protocol

@@ -1,0 +1,55 @@
+"""From scores to candidates: the greatest, in their order, with finite costs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edge_client.drafter.candidates import Calibration, rank, top_tokens
+from shared.sampling import BadLogitsError, SamplingParams
+
+GREEDY = SamplingParams()
+SAMPLED = SamplingParams(temperature=0.8, top_p=0.95, seed=11)
+
+
+def test_equal_logits_come_by_lowest_id() -> None:
+    ids, estimates = top_tokens(np.zeros((1, 100), np.float32), 3)
+    assert ids.tolist() == [[0, 1, 2]]
+    assert estimates[0] == pytest.approx(-np.log(100), abs=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 2, 9, 61, 100, 4096])
+@pytest.mark.parametrize("count", [1, 8, 32])
+def test_top_tokens_are_the_greatest(size: int, count: int) -> None:
+    logits = np.random.default_rng(size).normal(size=(3, size)).astype(np.float32)
+    ids, estimates = top_tokens(logits, count)
+    assert ids.tolist() == np.argsort(-logits, axis=1, kind="stable")[:, :count].tolist()
+    exact = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    assert estimates == pytest.approx(np.take_along_axis(exact, ids, 1), abs=1e-5)
+
+
+@pytest.mark.parametrize("params", [GREEDY, SAMPLED])
+def test_a_model_that_computes_nan_is_refused(params: SamplingParams) -> None:
+    with pytest.raises(BadLogitsError):
+        rank(top_tokens(np.full((1, 50), np.nan, np.float32), 8), params, [3], 4)
+
+
+def test_costs_are_finite_and_calibrated() -> None:
+    top = top_tokens(np.array([[0.0, -np.inf, 1000.0, -5.0]], np.float32), 4)
+    costs = [c.cost for c in rank(top, GREEDY, [1], 4)[0]]
+    assert costs[0] == 0.0
+    assert all(np.isfinite(costs))
+    top = top_tokens(np.log(np.array([[0.5, 0.25, 0.25]])), 3)
+    calibrated = rank(top, GREEDY, [1], 1, Calibration(scale=2.0, offset_nats=0.5))[0][0]
+    assert calibrated.cost == pytest.approx(0.5 + 2 * np.log(2))
+
+
+def test_sampled_candidates_depend_on_seed_and_position() -> None:
+    """A drafter that ignored either would still answer, only worse."""
+    top = top_tokens(np.zeros((1, 32), np.float32), 32)
+    orders = {
+        tuple(c.token for c in rank(top, SamplingParams(temperature=1.0, seed=seed), [position], 8)[0])
+        for seed in range(3)
+        for position in range(3)
+    }
+    assert len(orders) == 9
