@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -107,6 +108,8 @@ def _worker(
 
 def main() -> None:
     """Entry point of `cloud-server`: exit code 2 and one line for what the user can mend."""
+    # gRPC's C core writes its own lines to stderr, beside the one that says the same; read when it is imported.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         app()
     except UserError as error:

@@ -21,7 +21,7 @@ from shared.errors import UserError
 from shared.messages import Limits
 from shared.pb.slipstream.v1 import slipstream_pb2 as pb
 from shared.pb.slipstream.v1 import slipstream_pb2_grpc as pb_grpc
-from shared.policy.batching import FlatBudget
+from shared.policy.batching import MeasuredBudget, NodeBudget
 from shared.pool import PoolScheduler
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class ServeOptions:
     listen: str = "127.0.0.1:50051"
     """HOST:PORT; port 0 picks a free one."""
     limits: Limits = Limits()  # noqa: RUF009 - a frozen value
-    budget: FlatBudget = FlatBudget()  # noqa: RUF009 - a frozen value
+    budget: Callable[[], NodeBudget] = MeasuredBudget
     drain_s: float = 5.0
     """Seconds that open streams are given when the server is asked to stop."""
 
@@ -64,7 +64,7 @@ async def serving(worker: Worker, options: ServeOptions) -> AsyncIterator[Servin
     """
     info = replace(worker.info, limits=options.limits)
     metrics = Metrics()
-    engine = Engine(worker, info, PoolScheduler(options.budget), metrics)
+    engine = Engine(worker, info, PoolScheduler(options.budget()), metrics)
     server = grpc.aio.server(options=channel_options(options.limits))
     pb_grpc.add_SlipstreamServicer_to_server(SlipstreamService(engine, info), server)
     healthy = health.aio.HealthServicer()

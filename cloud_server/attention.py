@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -71,35 +71,50 @@ def ragged_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | None,  # noqa: ARG001  transformers builds none for a function it does not know
     *,
     ragged: RaggedBatch,
     scaling: float | None = None,
-    **_: Any,
+    **ignored: object,  # noqa: ARG001
 ) -> tuple[Tensor, None]:
     """Query [1, H, T, D], key [1, N, T, D] and value [1, N, T, E] to [1, T, H, E].
 
     Arguments that would change the result (soft caps, sinks, windows) are refused when the model is loaded.
     """
-    layer: int = module.layer_idx  # type: ignore[assignment]
-    ragged.pool_keys[layer].index_copy_(1, ragged.slots, key[0])
-    ragged.pool_values[layer].index_copy_(1, ragged.slots, value[0])
+    layer = cast("int", module.layer_idx)
     _, heads, total, size = query.shape
     kv_heads = key.shape[1]
-    group = heads // kv_heads
-    folded = query.view(1, kv_heads, group, total, size).transpose(2, 3).reshape(1, kv_heads, total * group, size)
+    by_row = query.view(kv_heads, heads // kv_heads, total, size).transpose(1, 2)
+    out = attend(by_row.reshape(1, kv_heads, -1, size), key[0], value[0], layer, scaling, ragged)
+    return out.view(1, kv_heads, total, heads // kv_heads, -1).transpose(1, 2).flatten(2, 3), None
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, layer: int, scale: float | None, ragged: RaggedBatch
+) -> Tensor:
+    """Query [1, N, T * G, D], the G heads of a row next to each other; key [N, T, D] and value [N, T, E], which go into
+    the pool; to [1, N, T * G, E].
+    """
+    ragged.pool_keys[layer].index_copy_(1, ragged.slots, key)
+    ragged.pool_values[layer].index_copy_(1, ragged.slots, value)
+    group = query.shape[2] // key.shape[1]
     if len(ragged.blocks) == 1:
-        out = _attend(ragged.blocks[0], layer, folded, group, scaling, ragged)
-    else:
-        parts = folded.split([block.rows * group for block in ragged.blocks], dim=2)
-        out = torch.cat(
-            [_attend(b, layer, p, group, scaling, ragged) for b, p in zip(ragged.blocks, parts, strict=True)], dim=2
-        )
-    return out.view(1, kv_heads, total, group, -1).transpose(1, 2).reshape(1, total, heads, -1), None
+        return _attend_block(ragged.blocks[0], layer, query, group, scale, ragged)
+    parts = query.split([block.rows * group for block in ragged.blocks], dim=2)
+    outs = [
+        _attend_block(block, layer, part, group, scale, ragged)
+        for block, part in zip(ragged.blocks, parts, strict=True)
+    ]
+    return torch.cat(outs, dim=2)
 
 
-def _attend(
-    block: ViewBlock | PaddedBlock, layer: int, query: Tensor, group: int, scale: float | None, ragged: RaggedBatch
+def _attend_block(
+    block: ViewBlock | PaddedBlock,
+    layer: int,
+    query: Tensor,
+    group: int,
+    scale: float | None,
+    ragged: RaggedBatch,
 ) -> Tensor:
     """Query [1, N, rows * G, D], the G heads of a row next to each other, to [1, N, rows * G, E]."""
     if isinstance(block, PaddedBlock):

@@ -140,7 +140,8 @@ class KvPool:
 
     def queue_move(self, source: Slots, target: Slots) -> None:
         """Copy K/V between global slots before the next forward. Moves of one session between two forwards form one
-        permutation: all sources are read before any target is written."""
+        permutation: all sources are read before any target is written.
+        """
         self._pending[0].append(source)
         self._pending[1].append(target)
 
@@ -156,7 +157,8 @@ class KvPool:
 
     def _room_for_a_session(self, pages: int) -> int:
         """First page of a place where a new session can grow: within the longest free run, as far behind the run's
-        left neighbour as that one may grow itself, but no further than the middle."""
+        left neighbour as that one may grow itself, but no further than the middle.
+        """
         edges = np.flatnonzero(np.diff(self._free, prepend=False, append=False))
         begins, ends = edges[::2], edges[1::2]
         longest = int(np.argmax(ends - begins))
@@ -310,7 +312,10 @@ class SessionCache:
 
     def _keep_only(self, kept: set[int]) -> None:
         """Drop all draft tokens that are neither kept nor an ancestor of a kept one (an item names all ancestors)."""
-        for children in [self._children, *(node.children for node in walk(self._children) if id(node) in kept)]:
+        for children in [
+            self._children,
+            *(node.children for node in walk(self._children) if id(node) in kept),
+        ]:
             for token in [token for token, node in children.items() if id(node) not in kept]:
                 del children[token]
 

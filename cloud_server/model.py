@@ -91,7 +91,7 @@ def load_model(source: str | Path, device: str | None = None, dtype: str | None 
     tokenizer = cached_file(where, "tokenizer.json", _raise_exceptions_for_missing_entries=False)
     text = config.get_text_config()
     loaded = LoadedModel(
-        module=module.to(place).eval(),
+        module=_placed(module, place),
         name=Path(where).name if Path(where).is_dir() else where,
         model_fingerprint=fingerprint,
         tokenizer_fingerprint="" if tokenizer is None else tokenizer_fingerprint(tokenizer),
@@ -139,7 +139,9 @@ def model_fingerprint(module: PreTrainedModel, config_text: str, dtype: torch.dt
     The weights are read as they are in memory, so format and sharding on disk do not count. Called before the module
     leaves the CPU.
     """
-    settings = {key: value for key, value in json.loads(config_text).items() if key not in VOLATILE_CONFIG_KEYS}
+    settings = {
+        key: value for key, value in json.loads(config_text).items() if key not in VOLATILE_CONFIG_KEYS
+    }
     digest = hashlib.sha256(json.dumps([settings, str(dtype), SAMPLER_VERSION], sort_keys=True).encode())
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -183,7 +185,7 @@ def _source(source: str | Path) -> str:
 
 def _config(where: str) -> PretrainedConfig:
     try:
-        config = AutoConfig.from_pretrained(where)
+        config: PretrainedConfig = AutoConfig.from_pretrained(where)
     except (OSError, ValueError) as error:
         raise UserError(f"no usable model at {where}: {_first_line(error)}") from error
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
@@ -192,17 +194,25 @@ def _config(where: str) -> PretrainedConfig:
 
 
 def _weights(where: str, config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    # transformers' types say that a model comes back; with the loading information it is a pair.
+    load: Any = AutoModelForCausalLM.from_pretrained
     try:
-        module, found = AutoModelForCausalLM.from_pretrained(
-            where, config=config, dtype=dtype, output_loading_info=True
-        )
+        module, found = load(where, config=config, dtype=dtype, output_loading_info=True)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot load the weights of {where}: {_first_line(error)}") from error
     if missing := sorted(found["missing_keys"]):
         # transformers fills them with random numbers and goes on.
-        raise UserError(f"{where} lacks {len(missing)} weights of a causal language model, {missing[0]} among them")
+        raise UserError(
+            f"{where} lacks {len(missing)} weights of a causal language model, {missing[0]} among them"
+        )
     loaded: PreTrainedModel = module
     return loaded
+
+
+def _placed(module: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    torch.nn.Module.to(module, device)  # transformers' own `to` hides this one's types
+    module.eval()
+    return module
 
 
 def _config_text(where: str) -> str:

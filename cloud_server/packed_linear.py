@@ -27,9 +27,10 @@ class PackedLinear(nn.Module):
         weight = linear.weight.detach()
         self._count = weight.numel()
         self._plain = weight if self._count < WORTH_PACKING else None
-        self._bias = None if linear.bias is None else linear.bias.detach()
-        self._packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, None)
-        self._product: Any = torch.ops.mkldnn._linear_pointwise
+        bias: Tensor | None = linear.bias  # torch says Parameter, and None if there is none
+        self._bias = None if bias is None else bias.detach()
+        self._packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, None)  # noqa: SLF001
+        self._product: Any = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
@@ -45,18 +46,22 @@ def pack_linear_layers(module: nn.Module) -> int:
     Returns:
         how many layers were replaced; 0 if this build of torch or this processor cannot.
     """
-    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")):
-        return 0
     count = 0
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             # Exactly nn.Linear: a subclass may compute something else.
-            if type(child) is nn.Linear and child.weight.dtype == torch.float32:
-                packed = PackedLinear(child)
-                if _agree(child, packed):
-                    setattr(parent, name, packed)
-                    count += 1
+            if type(child) is nn.Linear and isinstance(packed := packed_if_right(child), PackedLinear):
+                setattr(parent, name, packed)
+                count += 1
     return count
+
+
+def packed_if_right(linear: nn.Linear) -> nn.Module:
+    """The layer packed; itself if packing is not available, or does not agree with it."""
+    if not hasattr(torch.ops.mkldnn, "_reorder_linear_weight") or linear.weight.dtype != torch.float32:
+        return linear
+    packed = PackedLinear(linear)
+    return packed if _agree(linear, packed) else linear
 
 
 def _agree(linear: nn.Linear, packed: PackedLinear) -> bool:

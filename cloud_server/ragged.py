@@ -54,19 +54,11 @@ class ForwardBuilder:
         self._last_position = context_length - 1
         self._keys = pool.keys.unbind(0)
         self._values = pool.values.unbind(0)
+        self._views_are_cheap = pool.shape.device.type == "cpu"
 
     def build(self, shares: Sequence[Share]) -> Forward:
         """Shares of different sessions, each with at least one row."""
-        on_cpu = self._pool.shape.device.type == "cpu"
-        small = [share for share in shares if share.rows <= FOLD_ROWS]
-        viewed, padded = [], []
-        for share in shares:
-            lone = share.rows > FOLD_ROWS or len(small) == 1
-            (viewed if share.table.contiguous and (on_cpu or lone) else padded).append(share)
-        groups = [[share for share in padded if share.rows <= FOLD_ROWS]]
-        groups += [[share] for share in padded if share.rows > FOLD_ROWS]
-        groups = [group for group in groups if group]
-
+        viewed, groups = self._arranged(shares)
         ordered = [*viewed, *(share for group in groups for share in group)]
         rows, wanted, logit_rows = self._rows(ordered)
         plans = [_Padding.of(group) for group in groups]
@@ -82,6 +74,18 @@ class ForwardBuilder:
             blocks.append(PaddedBlock(len(unpad), len(plan.seen), slots_of, pad, unpad, mask))
         batch = RaggedBatch(self._keys, self._values, slots, blocks)
         return Forward(tokens.unsqueeze(0), positions.unsqueeze(0), kept, wanted, batch)
+
+    def _arranged(self, shares: Sequence[Share]) -> tuple[list[Share], list[list[Share]]]:
+        """Which sessions are attended through a view, and which are padded together. A long chunk is padded with
+        nobody, for all would become as long.
+        """
+        short = [share for share in shares if share.rows <= FOLD_ROWS]
+        alone = [share for share in shares if share.rows > FOLD_ROWS or len(short) == 1]
+        by_view = [share for share in (shares if self._views_are_cheap else alone) if share.table.contiguous]
+        rest = [share for share in shares if not any(share is viewed for viewed in by_view)]
+        together = [share for share in rest if share.rows <= FOLD_ROWS]
+        groups = [[share] for share in rest if share.rows > FOLD_ROWS]
+        return by_view, [*groups, together] if together else groups
 
     def _rows(self, shares: Sequence[Share]) -> tuple[tuple[Int64, Int64, Int64], list[WantedRow], list[int]]:
         """Tokens, positions and global slots [T] of all rows; and what is wanted at which row."""
@@ -123,7 +127,9 @@ class ForwardBuilder:
         """[..., rows, L] of what is seen to [..., rows * G (if folded), L] of what is added to the scores."""
         shape = self._pool.shape
         hidden = torch.from_numpy(~seen).to(shape.device)
-        mask = torch.zeros(seen.shape, dtype=shape.dtype, device=shape.device).masked_fill_(hidden, -torch.inf)
+        mask = torch.zeros(seen.shape, dtype=shape.dtype, device=shape.device).masked_fill_(
+            hidden, -torch.inf
+        )
         return mask.repeat_interleave(self._group, dim=-2) if fold else mask
 
 

@@ -10,15 +10,16 @@ from __future__ import annotations
 import inspect
 import logging
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from cloud_server.attention import ragged_attention
 from cloud_server.kv_cache import PAGE_SLOTS, KvPool, KvShape, SessionCache
+from cloud_server.lean import LeanDecoder, is_lean
 from cloud_server.model import LoadedModel
 from cloud_server.packed_linear import pack_linear_layers
 from cloud_server.ragged import Forward, ForwardBuilder
@@ -48,9 +49,12 @@ class Target:
         name = type(loaded.module).__name__
         if "logits_to_keep" not in inspect.signature(loaded.module.forward).parameters:
             raise UserError(f"cannot serve {name}: it does not compute the logits of chosen rows only")
-        if not loaded.module.is_backend_compatible() or loaded.module._is_stateful:
+        if not loaded.module.is_backend_compatible() or loaded.module._is_stateful:  # noqa: SLF001
             raise UserError(f"cannot serve {name}: its layers do not use transformers' attention interface")
         self._loaded = loaded
+        self._lean: LeanDecoder | None = None
+        self.kind = "transformers"
+        """What computes the forwards, for the log."""
         with torch.inference_mode():
             tokens = _check_tokens(loaded)
             reference = self._stock_logits(tokens)
@@ -60,10 +64,15 @@ class Target:
             self.vocabulary_size = reference.shape[-1]
             self._set_attention(RAGGED)
             self._check(tokens, reference, "ragged attention")
-            self.packed_layers = self._pack(tokens, reference)
+            if loaded.device.type == "cpu" and loaded.dtype == torch.float32:
+                self._speed_up(tokens, reference)
 
     def logits(self, forward: Forward) -> Tensor:
         """[R, V]: after each row in `forward.logit_rows`. Writes the rows' keys and values into the pool."""
+        if self._lean is not None:
+            return self._lean.logits(
+                forward.tokens[0], forward.positions[0], forward.logit_rows, forward.batch
+            )
         out = self._module(
             input_ids=forward.tokens,
             position_ids=forward.positions,
@@ -88,16 +97,18 @@ class Target:
 
     def _set_attention(self, name: str) -> None:
         self._module.set_attn_implementation(name)
-        if self._module.config._attn_implementation != name:
+        if self._module.config._attn_implementation != name:  # noqa: SLF001
             raise UserError(f"cannot serve {type(self._module).__name__}: its attention cannot be replaced")
 
-    def _pack(self, tokens: list[int], reference: Tensor) -> int:
-        if self._loaded.device.type != "cpu" or self._loaded.dtype != torch.float32:
-            return 0
-        count = pack_linear_layers(self._module)
-        if count:
-            self._check(tokens, reference, "packed linear layers")
-        return count
+    def _speed_up(self, tokens: list[int], reference: Tensor) -> None:
+        """Float32 on a CPU: a lean decoder where there is one, else transformers' own with packed linear layers."""
+        if is_lean(self._module):
+            self._lean = LeanDecoder(self._module)
+            self.kind = "lean decoder"
+        else:
+            count = pack_linear_layers(self._module)
+            self.kind = f"transformers with {count} packed linear layers"
+        self._check(tokens, reference, self.kind)
 
     def _check(self, tokens: list[int], reference: Tensor, what: str) -> None:
         """Compare with the stock model: a trunk, then the rest as a chain of draft tokens with a wrong sibling each.
@@ -144,7 +155,9 @@ class _Survey:
         layers = [call[0] for call in self.calls]
         kinds = {call[1:] for call in self.calls}
         if layers != list(range(loaded.module.config.get_text_config().num_hidden_layers)) or len(kinds) != 1:
-            raise UserError(f"cannot serve {type(loaded.module).__name__}: its layers do not all attend alike")
+            raise UserError(
+                f"cannot serve {type(loaded.module).__name__}: its layers do not all attend alike"
+            )
         _, heads, _, key_dim, value_dim = self.calls[0]
         return KvShape(len(layers), heads, key_dim, value_dim, loaded.dtype, loaded.device)
 
@@ -166,7 +179,7 @@ def _survey_attention(
     """Takes notes; the attention itself is the stock one."""
     if found := [name for name in CHANGES_SCORES if arguments.get(name) is not None]:
         raise UserError(f"cannot serve this model exactly: its attention has {', '.join(found)}")
-    layer: int = module.layer_idx  # type: ignore[assignment]
+    layer = cast("int", module.layer_idx)
     survey.calls.append((layer, key.shape[1], query.shape[1] // key.shape[1], key.shape[3], value.shape[3]))
     out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **arguments)
     return out, None
@@ -177,8 +190,6 @@ def _check_tokens(loaded: LoadedModel) -> list[int]:
     count = min(CHECK_TOKENS, loaded.context_length)
     drawn: list[int] = torch.randint(loaded.vocabulary_size, (count,), generator=generator).tolist()
     return drawn
-
-
 
 
 AttentionInterface.register(RAGGED, ragged_attention)

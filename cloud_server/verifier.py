@@ -38,7 +38,8 @@ DRAFT_SLOTS: Final = Limits().max_live_nodes
 
 class SessionTooLongError(SlipstreamError):
     """One session's tokens do not fit into the KV cache, even alone: a log beyond `info.context_length`, or more nodes
-    than any session may have alive."""
+    than any session may have alive.
+    """
 
     def __init__(self, session: int, message: str) -> None:
         super().__init__(message)
@@ -91,10 +92,10 @@ class Verifier:
         """In order of use, the least recent first."""
         self._evictions = 0
         log.info(
-            "verifying with %s: ragged attention on %s, %d linear layers packed, KV cache of %d tokens",
+            "verifying with %s: %s on %s, KV cache of %d tokens",
             loaded.name,
+            self._target.kind,
             loaded.device,
-            self._target.packed_layers,
             self._pool.slots,
         )
 

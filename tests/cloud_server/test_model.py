@@ -151,7 +151,6 @@ def test_attention_that_can_be_served_is_not_refused(config):
 
 def test_a_model_that_computes_something_else_is_found_out(folder, monkeypatch):
     """The last line of defence: the adopted model is compared with its stock self."""
-    monkeypatch.setattr("cloud_server.target.ragged_attention", None)
     monkeypatch.setattr("cloud_server.lean.LeanDecoder._paired", lambda _, weight: weight.detach())
     one_line(lambda: Target(load_model(folder)), "LlamaForCausalLM", "lean decoder", "differ")
 

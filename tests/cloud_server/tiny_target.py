@@ -156,10 +156,13 @@ def random_tokens(rng: random.Random, count: int) -> list[int]:
     return [rng.randrange(VOCABULARY) for _ in range(count)]
 
 
-def random_tree(rng: random.Random, size: int, *, first_key: int = 1, wanted: float = 1.0) -> tuple[StepNode, ...]:
+def random_tree(
+    rng: random.Random, size: int, *, first_key: int = 1, wanted: float = 1.0
+) -> tuple[StepNode, ...]:
     """Few tokens, so that siblings repeat now and then; ancestors of a wanted node may be unwanted."""
     return tuple(
-        StepNode(first_key + i, rng.randrange(5), rng.randrange(-1, i), rng.random() < wanted) for i in range(size)
+        StepNode(first_key + i, rng.randrange(5), rng.randrange(-1, i), rng.random() < wanted)
+        for i in range(size)
     )
 
 

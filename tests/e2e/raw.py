@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import grpc
 
@@ -81,7 +82,7 @@ class RawClient:
         self.channel = grpc.aio.insecure_channel(address)
         self.stub = pb_grpc.SlipstreamStub(self.channel)
 
-    async def __aenter__(self) -> RawClient:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:

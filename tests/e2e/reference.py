@@ -1,4 +1,4 @@
-"""What the target alone writes, by transformers and nothing of ours but the sampling law; and drafters of all tempers."""
+"""What the target alone writes, by transformers and the reference sampling law; and drafters of all tempers."""
 
 from __future__ import annotations
 
@@ -63,7 +63,9 @@ class Reference:
             past = None
             while len(tokens) < len(prompt) + new and (len(tokens) == len(prompt) or tokens[-1] != self.eos):
                 with torch.inference_mode():
-                    out = self.model(torch.tensor([tokens if past is None else tokens[-1:]]), past_key_values=past)
+                    out = self.model(
+                        torch.tensor([tokens if past is None else tokens[-1:]]), past_key_values=past
+                    )
                 past = out.past_key_values
                 tokens.append(draw(out.logits[0, -1].double().numpy(), params, len(tokens)).token)
             self.texts[key] = tokens[len(prompt) :]
@@ -76,14 +78,18 @@ class Reference:
         with torch.inference_mode():
             return self.model(torch.tensor([list(prefix)])).logits[0, -1].double().numpy()
 
-    def difference(self, prompt: tuple[int, ...], got: Sequence[int], want: Sequence[int], params: SamplingParams) -> Verdict:
+    def difference(
+        self, prompt: tuple[int, ...], got: Sequence[int], want: Sequence[int], params: SamplingParams
+    ) -> Verdict:
         """Where two texts part, and whether the reference itself was torn there."""
         for index, (ours, theirs) in enumerate(zip(got, want, strict=False)):
             if ours != theirs:
                 prefix = [*prompt, *want[:index]]
                 margin = draw(self.logits(prefix), params, len(prefix)).margin
                 return Verdict(index, margin)
-        return Verdict(min(len(got), len(want)), float("inf")) if len(got) != len(want) else Verdict(None, 0.0)
+        return (
+            Verdict(min(len(got), len(want)), float("inf")) if len(got) != len(want) else Verdict(None, 0.0)
+        )
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import threading
 from collections.abc import Awaitable, Callable
 
 import grpc
@@ -16,7 +17,9 @@ from shared.profiled import ProfiledPair, decode
 from tests.e2e.raw import PROFILE, RawClient, Stream, opening, server
 
 Code = grpc.StatusCode
-LIMITS = Limits(max_message_bytes=4096, max_nodes_per_message=8, max_live_nodes=16, max_depth=6, max_sessions=4)
+LIMITS = Limits(
+    max_message_bytes=4096, max_nodes_per_message=8, max_live_nodes=16, max_depth=6, max_sessions=4
+)
 PROMPT = (1, 2, 3)
 PATIENT = opening(PROMPT, new=64, patience_us=LIMITS.max_patience_us)
 
@@ -193,8 +196,6 @@ class GatedWorker(ProfiledWorker):
     """The profiled worker, whose steps wait until the test has said what it has to say."""
 
     def __init__(self) -> None:
-        import threading
-
         super().__init__(PROFILE)
         self.gate = threading.Event()
 

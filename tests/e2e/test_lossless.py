@@ -44,7 +44,9 @@ SAMPLINGS = {
 ALL = list(itertools.product(SHAPES, TEMPERS, WINDOWS))
 # An orthogonal array over (temper, window) with alternating shapes: each pair of values meets at least once.
 PAIRWISE = [
-    (SHAPES[(i + j) % 2], temper, window) for i, temper in enumerate(TEMPERS) for j, window in enumerate(WINDOWS)
+    (SHAPES[(i + j) % 2], temper, window)
+    for i, temper in enumerate(TEMPERS)
+    for j, window in enumerate(WINDOWS)
 ] + [("chain", "good", 1), ("tree", "wrong", 64), ("chain", "stalling", 4), ("tree", "random", 16)]
 
 
@@ -62,7 +64,9 @@ def onnx() -> Iterator[Drafter]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server() -> AsyncIterator[Serving]:
-    async with serving(Verifier(load_model(TARGET, "cpu", "float32")), ServeOptions(listen="127.0.0.1:0")) as up:
+    async with serving(
+        Verifier(load_model(TARGET, "cpu", "float32")), ServeOptions(listen="127.0.0.1:0")
+    ) as up:
         yield up
 
 
@@ -79,7 +83,9 @@ class Borrowed:
         pass
 
 
-def drafter_of(temper: str, onnx: Drafter, reference: Reference, prompt: tuple[int, ...], want: list[int]) -> Drafter:
+def drafter_of(
+    temper: str, onnx: Drafter, reference: Reference, prompt: tuple[int, ...], want: list[int]
+) -> Drafter:
     match temper:
         case "good":
             return Borrowed(onnx)  # type: ignore[return-value]
@@ -92,7 +98,12 @@ def drafter_of(temper: str, onnx: Drafter, reference: Reference, prompt: tuple[i
 
 
 async def run(
-    up: Serving, drafter: Drafter | None, prompt: tuple[int, ...], new: int, params: SamplingParams, draft: DraftOptions
+    up: Serving,
+    drafter: Drafter | None,
+    prompt: tuple[int, ...],
+    new: int,
+    params: SamplingParams,
+    draft: DraftOptions,
 ):
     options = ClientOptions(server=up.address, drafter="none", answer_within_s=30)
     async with Client(options, drafter=drafter) as client:
@@ -118,7 +129,9 @@ async def check(
     result = await run(up, drafter, prompt, tokens, params, DraftOptions(shape=Shape(shape), window=window))
     verdict = reference.difference(prompt, result.tokens, want, params)
     if verdict.position is not None:
-        print(f"prompt {index}, {combination}: differs at {verdict.position}, margin {verdict.margin:.2e} nats")
+        print(
+            f"prompt {index}, {combination}: differs at {verdict.position}, margin {verdict.margin:.2e} nats"
+        )
         assert verdict.excused, f"token {verdict.position} is not the target's own"
     assert result.usage.completion_tokens == len(result.tokens)
     return verdict.position is not None
@@ -165,7 +178,9 @@ async def test_the_other_modes_write_the_same(
         prompt = reference.prompts[index]
         drafter = Borrowed(onnx) if mode is Mode.SYNC else None
         result = await run(server, drafter, prompt, TOKENS, SamplingParams(), DraftOptions(mode=mode))  # type: ignore[arg-type]
-        verdict = reference.difference(prompt, result.tokens, reference.greedy(prompt, TOKENS), SamplingParams())
+        verdict = reference.difference(
+            prompt, result.tokens, reference.greedy(prompt, TOKENS), SamplingParams()
+        )
         assert verdict.position is None or verdict.excused
 
 
