@@ -52,7 +52,7 @@ async def connect(address):
 
 async def until(condition, deadline_s=10.0):
     async with asyncio.timeout(deadline_s):
-        while not condition():  # noqa: ASYNC110 - what is awaited tells nobody
+        while not condition():
             await asyncio.sleep(0.001)
 
 
