@@ -146,6 +146,12 @@ def is_lean(module: PreTrainedModel) -> bool:
     return whole_head
 
 
+def drop_layers(module: PreTrainedModel) -> None:
+    """Free the weights of a model that a `LeanDecoder` has taken copies of; it computes nothing from then on."""
+    model: Any = module
+    model.model.layers = nn.ModuleList()
+
+
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
     linear.weight = nn.Parameter(weight, requires_grad=False)

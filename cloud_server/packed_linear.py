@@ -1,7 +1,7 @@
 """Linear layers with weights packed for oneDNN, for float32 on a CPU.
 
 torch packs a float32 weight anew in every matrix product. Packed once, products of a few rows, which is what a verify
-step consists of, take half the time or less. The operators are private to torch, so they are used only where they
+step consists of, then take about half the time. The operators are private to torch, so they are used only where they
 exist and agree with `torch.nn.Linear` on the layer at hand.
 """
 

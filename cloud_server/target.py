@@ -19,7 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from cloud_server.attention import ragged_attention
 from cloud_server.kv_cache import PAGE_SLOTS, KvPool, KvShape, SessionCache
-from cloud_server.lean import LeanDecoder, is_lean
+from cloud_server.lean import LeanDecoder, drop_layers, is_lean
 from cloud_server.model import LoadedModel
 from cloud_server.packed_linear import pack_linear_layers
 from cloud_server.ragged import Forward, ForwardBuilder
@@ -39,7 +39,9 @@ TOLERANCE: Final = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e
 
 
 class Target:
-    """The model behind one verifier. Takes the loaded module over: its attention and linear layers are replaced."""
+    """The model behind one verifier. Takes the loaded module over: its attention and linear layers are replaced,
+    or its layers are dropped where a lean decoder holds them.
+    """
 
     def __init__(self, loaded: LoadedModel) -> None:
         """Raises:
@@ -109,6 +111,8 @@ class Target:
             count = pack_linear_layers(self._module)
             self.kind = f"transformers with {count} packed linear layers"
         self._check(tokens, reference, self.kind)
+        if self._lean is not None:
+            drop_layers(self._module)
 
     def _check(self, tokens: list[int], reference: Tensor, what: str) -> None:
         """Compare with the stock model: a trunk, then the rest as a chain of draft tokens with a wrong sibling each.

@@ -88,9 +88,12 @@ def generate(
     chain: Annotated[bool, typer.Option("--chain", help="The same as --shape chain.")] = False,
     lookahead: Annotated[int, typer.Option(help="Sync mode: tokens in a block.")] = 4,
     window: Annotated[
-        int, typer.Option(help="Drafted tokens in flight at most; the server may advise fewer.")
-    ] = 64,
-    branches: Annotated[int, typer.Option(help="Tree: places that one drafter forward works on.")] = 4,
+        int | None,
+        typer.Option(
+            help="Drafted tokens in flight at most; the server may advise fewer. [tree 256, chain 64]"
+        ),
+    ] = None,
+    branches: Annotated[int, typer.Option(help="Tree: places that one drafter forward works on.")] = 8,
     patience_ms: Annotated[
         float | None,
         typer.Option(
@@ -189,10 +192,15 @@ def _interruptible() -> Iterator[None]:
 def _prompt(prompt: str | None, file: Path | None) -> str:
     if prompt is not None and file is not None:
         raise UserError("two prompts: give either PROMPT or --prompt-file")
-    if prompt is not None and prompt != "-":
-        return prompt
     if file is None and prompt is None:
         raise UserError("no prompt: give PROMPT, --prompt-file FILE, or - to read standard input")
+    text = prompt if prompt is not None and prompt != "-" else _read(file)
+    if not text:
+        raise UserError("the prompt is empty: give some text for the model to continue")
+    return text
+
+
+def _read(file: Path | None) -> str:
     try:
         return (sys.stdin.buffer.read() if file is None else file.read_bytes()).decode()
     except OSError as error:

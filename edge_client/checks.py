@@ -11,7 +11,6 @@ from edge_client.transport import CallFailedError, Transport
 from shared.errors import ContractViolation, Status, UserError
 from shared.messages import PROTOCOL_VERSION, ModelInfo
 
-
 MOST_PINGS: Final = 4
 
 

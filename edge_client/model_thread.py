@@ -62,7 +62,7 @@ class ModelThread:
         except Exception as error:  # noqa: BLE001 - whatever a model library raises: it is told, not dropped
             return Drafted(error)
         self.sleep(self._floor_s - (time.perf_counter() - began))
-        return Drafted([[Candidate(one.token, one.cost) for one in row] for row in answer])
+        return Drafted(answer)
 
     async def close(self) -> None:
         """Wait for the forward that is out (a model cannot be interrupted, a sleep is), drop those that queue."""

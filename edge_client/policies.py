@@ -46,13 +46,13 @@ class DraftOptions:
     """None: a tree if the drafter can do several branches in one forward. Sync mode drafts chains."""
     lookahead: int = 4
     """Sync mode: tokens in a block."""
-    window: int = 64
-    """Nodes in flight at most; the server may advise fewer. In sync mode it bounds the block."""
-    branches: int = 4
+    window: int | None = None
+    """Nodes in flight at most; the server may advise fewer. In sync mode it bounds the block. None: `WINDOWS`."""
+    branches: int = 8
     """Tree: nodes in one forward at most."""
-    width: int = 4
+    width: int = 8
     """Tree: candidates for one place at most."""
-    max_cost: float = 5.0
+    max_cost: float = 6.0
     """Tree: nats below the end of the log beyond which a node is worth nothing."""
     patience_ms: float | None = None
     """How long the cloud is to wait for a draft before it decodes alone; None: not at all, in sync mode
@@ -60,8 +60,8 @@ class DraftOptions:
 
     def __post_init__(self) -> None:
         for name in ("lookahead", "window", "branches", "width"):
-            value: int = getattr(self, name)
-            if value < 1:
+            value: int | None = getattr(self, name)
+            if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
         if not self.max_cost > 0.0:
             raise ValueError(f"max_cost must be above 0, not {self.max_cost}")
@@ -85,24 +85,33 @@ class DraftOptions:
         return min(DEFAULT_PATIENCE_MS, granted_ms) if self.mode is Mode.SYNC else 0.0
 
 
-_Maker = Callable[[DraftOptions, Reconnect, int], EdgePolicies]
+WINDOWS: Final[dict[tuple[Mode, Shape | None], int]] = {
+    # Siblings are cheap guesses, and most of a tree dies with each commit: it takes more of them to cover a round trip.
+    (Mode.STREAM, Shape.TREE): 256,
+    (Mode.STREAM, Shape.CHAIN): 64,
+    (Mode.SYNC, Shape.CHAIN): 64,
+    (Mode.CLOUD, None): 1,
+}
+"""Nodes in flight, where nothing else is asked for."""
+
+_Maker = Callable[[DraftOptions, int, Reconnect, int], EdgePolicies]
 
 _TABLE: Final[dict[tuple[Mode, Shape | None], _Maker]] = {
-    (Mode.STREAM, Shape.TREE): lambda o, reconnect, context: EdgePolicies(
-        AdvisedWindow(o.window), Streaming(), BestFirst(o.branches, o.width, o.max_cost), reconnect, context
+    (Mode.STREAM, Shape.TREE): lambda o, window, reconnect, context: EdgePolicies(
+        AdvisedWindow(window), Streaming(), BestFirst(o.branches, o.width, o.max_cost), reconnect, context
     ),
-    (Mode.STREAM, Shape.CHAIN): lambda o, reconnect, context: EdgePolicies(
-        AdvisedWindow(o.window), Streaming(), chain(), reconnect, context
+    (Mode.STREAM, Shape.CHAIN): lambda _, window, reconnect, context: EdgePolicies(
+        AdvisedWindow(window), Streaming(), chain(), reconnect, context
     ),
-    (Mode.SYNC, Shape.CHAIN): lambda o, reconnect, context: EdgePolicies(
-        FixedWindow(min(o.lookahead, o.window)),
-        Block(min(o.lookahead, o.window)),
+    (Mode.SYNC, Shape.CHAIN): lambda o, window, reconnect, context: EdgePolicies(
+        FixedWindow(min(o.lookahead, window)),
+        Block(min(o.lookahead, window)),
         chain(),
         reconnect,
         context,
     ),
-    (Mode.CLOUD, None): lambda o, reconnect, context: EdgePolicies(
-        FixedWindow(o.window), Streaming(), None, reconnect, context
+    (Mode.CLOUD, None): lambda _, window, reconnect, context: EdgePolicies(
+        FixedWindow(window), Streaming(), None, reconnect, context
     ),
 }
 
@@ -112,4 +121,5 @@ def policies_for(
 ) -> EdgePolicies:
     """Fresh policies for one session. `shape` is what `shape_for` says; None: this session never drafts."""
     mode = Mode.CLOUD if shape is None else options.mode
-    return _TABLE[mode, shape](options, reconnect, draft_context)
+    window = WINDOWS[mode, shape] if options.window is None else options.window
+    return _TABLE[mode, shape](options, window, reconnect, draft_context)

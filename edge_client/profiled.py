@@ -66,7 +66,7 @@ class ProfiledDrafter:
         state = end
         for token in path:
             state = self._pair.follow(state, token)
-        return [Candidate(one.token, one.cost) for one in self._pair.candidates(state, width)]
+        return self._pair.candidates(state, width)
 
 
 class NumberText:

@@ -122,6 +122,7 @@ class Stats:
     """Serialized messages of the session's streams, without framing (some 100 bytes a message)."""
     bytes_down: int
     mode: str
+    """As it was: without a drafter every mode is cloud."""
     shape: str | None
     """None: nothing was drafted."""
     reconnects: int

@@ -121,7 +121,6 @@ class Stream:
         self._traffic = traffic
         self._post = post
         self._outgoing: asyncio.Queue[EdgeMessage | None] = asyncio.Queue()
-        self._write_failed = False
         self._reader = self._start(self._read(), "read")
         self._writer = self._start(self._write(), "write")
 
@@ -148,13 +147,16 @@ class Stream:
 
     async def _write(self) -> None:
         try:
+            await self._call.wait_for_connection()
             while (message := await self._outgoing.get()) is not None:
-                body = wire.edge_message_to_wire(message)
-                self._traffic.up += body.ByteSize()
-                await self._call.write(body)
+                body = wire.edge_message_to_wire(message).SerializeToString()
+                self._traffic.up += len(body)
+                # `call.write` into a stream that is just ending replaces its status by INTERNAL, for good: most streams
+                # that a server refuses at once would lose their reason. What it writes with leaves the status alone.
+                await self._call._cython_call.send_serialized_message(body)  # type: ignore[attr-defined]  # noqa: SLF001
             await self._call.done_writing()
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            self._write_failed = True  # the stream is over: the reader says how
+        except (grpc.aio.AioRpcError, grpc.aio.InternalError):
+            pass  # the stream is over: the reader says how
 
     async def _read(self) -> None:
         try:
@@ -167,16 +169,9 @@ class Stream:
         except ContractViolation as violation:
             self._call.cancel()
             status, detail = Status.INTERNAL, f"the server broke the contract: {violation.message}"
-        self._post(Ended(self.number, *self._verdict(status, detail)))
-
-    def _verdict(self, status: Status, detail: str) -> tuple[Status, str]:
-        if status is Status.INTERNAL and self._write_failed:
-            # A write into a stream that is just ending makes grpc.aio report INTERNAL and forget the true status.
-            # Opening again is harmless (law 6), and shows the status if it was final.
-            return Status.UNAVAILABLE, "the stream broke during a write"
         if status is Status.CANCELLED:  # not by this side, which does not read on when it cancels
-            return Status.UNAVAILABLE, "the server gave the stream up"
-        return status, detail
+            status, detail = Status.UNAVAILABLE, "the server gave the stream up"
+        self._post(Ended(self.number, status, detail))
 
 
 def _status(code: grpc.StatusCode) -> Status:

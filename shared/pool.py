@@ -89,9 +89,18 @@ class PoolScheduler:
         return self._out
 
     def complete(self, outcome: StepOutcome, now: int) -> list[CloudEffect]:
-        """Apply the facts of the step that is out; sessions that ended meanwhile are skipped."""
+        """Apply the facts of the step that is out; sessions that ended meanwhile are skipped.
+
+        Raises:
+            ValueError: no step is out, or the outcome answers another one (a fact that is owed must not be lost).
+        """
         if self._out is None:
             raise ValueError("no step is out")
+        asked = [(item.session, sorted(_keys(item))) for item in self._out.items]
+        if asked != [(item.session, sorted(key for key, _ in item.facts)) for item in outcome.items]:
+            raise ValueError(f"step {self._out.number} asked for facts that its outcome does not state")
+        if not any(item.prefill_only for item in self._out.items):
+            self._budget.measured(sum(item.computed for item in outcome.items), outcome.duration_us)
         self._out = None
         effects: list[CloudEffect] = []
         for item in outcome.items:

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
+from shared.policy.expansion import Candidate
 from shared.sampling import SamplingParams
 
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A possible child of a node."""
-
-    token: int
-    cost: float
-    """Nats: -ln of the estimate that the target draws this token given its parent. Finite, at least 0."""
+__all__ = ["Candidate", "Drafter"]
 
 
 class Drafter(Protocol):

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from shared.session.tree import Node
+
+STEPS_IN_FLIGHT = 4
+"""A window covers a round trip, which is a few steps: advice counts the nodes of that many."""
+MEASUREMENTS = 8
+"""Steps before a measured slope is believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +36,10 @@ class NodeBudget(Protocol):
 
     def advice(self, sessions: int) -> int:
         """How many nodes in flight are worth it for one of `sessions` sessions."""
+        ...
+
+    def measured(self, tokens: int, duration_us: int) -> None:
+        """A step that forwarded `tokens` tokens took that long."""
         ...
 
 
@@ -62,7 +72,89 @@ class FlatBudget:
 
     def advice(self, sessions: int) -> int:
         """See `NodeBudget.advice`."""
-        return max(1, min(self.per_session, self.nodes // max(sessions, 1)))
+        return STEPS_IN_FLIGHT * max(1, min(self.per_session, self.nodes // max(sessions, 1)))
+
+    def measured(self, tokens: int, duration_us: int) -> None:
+        """See `NodeBudget.measured`: a flat step is believed to be flat."""
+
+
+@dataclass(slots=True)
+class StepCost:
+    """Duration of a step as a straight line in its tokens: least squares over the recent steps."""
+
+    memory: float = 0.99
+    """Weight of a step, one step later."""
+    _weight: float = 0.0
+    _tokens: float = 0.0
+    _duration: float = 0.0
+    _square: float = 0.0
+    _product: float = 0.0
+
+    def learn(self, tokens: int, duration_us: int) -> None:
+        """One more measurement."""
+        keep = self.memory
+        self._weight = keep * self._weight + 1.0
+        self._tokens = keep * self._tokens + tokens
+        self._duration = keep * self._duration + duration_us
+        self._square = keep * self._square + tokens * tokens
+        self._product = keep * self._product + tokens * duration_us
+
+    @property
+    def mean_us(self) -> float:
+        """Average duration."""
+        return self._duration / self._weight if self._weight else 0.0
+
+    @property
+    def per_token_us(self) -> float:
+        """What one more token costs; 0 until steps of different sizes have been seen."""
+        if self._weight < MEASUREMENTS:
+            return 0.0
+        mean = self._tokens / self._weight
+        # Steps of one size say nothing about the slope: the added variance lets it sink to 0, so that larger steps
+        # are tried again.
+        variance = self._square / self._weight - mean * mean + 1.0
+        covariance = self._product / self._weight - mean * self._duration / self._weight
+        return max(0.0, covariance / variance)
+
+
+@dataclass(slots=True)
+class MeasuredBudget:
+    """A node enters a step only if its expected gain exceeds its measured marginal cost.
+
+    The gain of a node is the chance that it lies on the true path times the time that a token takes; the cost is
+    what it adds to the step of everybody in it. While the step is flat that is every node; as the batch fills it is
+    fewer and fewer, down to plain decoding.
+    """
+
+    nodes: int = 128
+    per_session: int = 64
+    cost: StepCost = field(default_factory=StepCost)
+
+    def choose(self, ends: int, pending: Sequence[Pending]) -> list[list[Node]]:
+        """See `NodeBudget.choose`."""
+        chosen = FlatBudget(self.nodes, self.per_session).choose(ends, pending)
+        toll = self.cost.per_token_us * ends
+        return [
+            self._worthwhile(nodes, one.base_cost, toll) for nodes, one in zip(chosen, pending, strict=True)
+        ]
+
+    def advice(self, sessions: int) -> int:
+        """See `NodeBudget.advice`."""
+        return FlatBudget(self.nodes, self.per_session).advice(sessions)
+
+    def measured(self, tokens: int, duration_us: int) -> None:
+        """See `NodeBudget.measured`."""
+        self.cost.learn(tokens, duration_us)
+
+    def _worthwhile(self, nodes: Sequence[Node], base_cost: float, toll: float) -> list[Node]:
+        expected, kept = 1.0, []
+        for node in nodes:  # likeliest first, so the first that does not pay is the last that is looked at
+            chance = math.exp(base_cost - node.path_cost)
+            if chance * self.cost.mean_us / expected < toll:
+                break
+            expected += chance
+            kept.append(node)
+        return kept
 
 
 def rank_value(acceptance: float, rank: int) -> float:

@@ -9,6 +9,9 @@ from typing import Protocol
 
 from shared.session.tree import Node
 
+_SWEEP = 64
+"""Entries up to which a frontier is not worth sweeping."""
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -16,14 +19,18 @@ class Candidate:
 
     token: int
     cost: float
-    """Nats: -ln of the estimate that the target draws this token given its parent."""
+    """Nats: -ln of the estimate that the target draws this token given its parent. Finite, at least 0."""
 
 
 class Frontier:
-    """Live nodes that no forward has gone to yet, likeliest first. Dead ones fall out when they are met."""
+    """Live nodes that no forward has gone to yet, likeliest first.
+
+    Dead ones fall out when they are met, and all at once before they are more than half: memory follows the live tree.
+    """
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Node]] = []
+        self._sweep_at = _SWEEP
 
     def __bool__(self) -> bool:
         self._tidy()
@@ -32,6 +39,10 @@ class Frontier:
     def push(self, node: Node) -> None:
         """Add a node."""
         heapq.heappush(self._heap, (node.path_cost, node.key, node))
+        if len(self._heap) > self._sweep_at:
+            self._heap = [entry for entry in self._heap if entry[2].alive]
+            heapq.heapify(self._heap)
+            self._sweep_at = 2 * len(self._heap) + _SWEEP
 
     def peek(self) -> Node:
         """The likeliest node."""

@@ -26,7 +26,8 @@ class Reconnect:
             self._progress_at = now
         delay = 0.0
         if self._failures:
-            delay = min(self.first_delay * 2.0 ** (self._failures - 1), self.longest_delay)
+            # The exponent stops where a float would overflow: an edge may be told to try for hours.
+            delay = min(self.first_delay * 2.0 ** min(self._failures - 1, 60), self.longest_delay)
         self._failures += 1
         return now + round(delay * NANOSECONDS)
 

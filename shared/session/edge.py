@@ -38,10 +38,14 @@ from shared.policy.reconnect import Reconnect
 from shared.policy.window import Window
 from shared.sampling import SamplingParams
 from shared.session.log import TokenLog
+from shared.session.rate import Allowance
 from shared.session.tree import DraftTree, Node, settle
 from shared.step import Fact
 
 MAX_WIRE_COST = 255
+RATE_SHARE = 0.9
+BURST_SHARE = 0.5
+"""Of the message rate that the cloud takes, and of a second of it at once: the rest is for what jitter compresses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +106,11 @@ EdgeEffect = Connect | SendUp | Forward | Emit | Done | Failed
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to generate."""
+    """What to generate.
+
+    Raises:
+        ValueError: the prompt is empty.
+    """
 
     prompt: tuple[int, ...]
     max_new_tokens: int
@@ -110,6 +118,10 @@ class Request:
     stop_tokens: tuple[int, ...] = ()
     patience_us: int = 0
     want_logprobs: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.prompt:
+            raise ValueError("the prompt is empty: a target continues at least one token")
 
 
 @dataclass(slots=True)
@@ -173,6 +185,9 @@ class EdgeSession:
         self._closing: int | None = None
         self._next_id = 1
         self._seen_sent = 0
+        self._allowance = self._full_allowance(0)
+        self._asked_at = 0
+        """Log length at which the cloud was asked for a token at once, on this stream."""
 
     @property
     def in_flight(self) -> int:
@@ -202,25 +217,25 @@ class EdgeSession:
         self._connected = True
         self._next_id = 1
         self._seen_sent = len(self.log)
+        self._asked_at = 0
+        self._allowance = self._full_allowance(now)
         self._ids.clear()
         self._pending = Frontier()
         for node in self.tree.nodes():
             self._pending.push(node)
-        effects: list[EdgeEffect] = [SendUp(stream, part) for part in self._openings()]
-        if self._closing is not None:
-            effects.append(SendUp(stream, Close(self._closing)))
-            return effects
-        return effects + self._pump(now)
+        return [*(SendUp(stream, part) for part in self._openings()), *self._pump(now)]
 
     def lost(self, stream: int, status: Status, message: str, now: int) -> list[EdgeEffect]:
         """The stream is gone, or could not be made."""
         if self.over or stream != self._stream:
             return []
         self._connected = False
-        if self.log.closed is not None:  # the last commit arrived, only the farewell is missing
-            return self._done(self.log.closed, len(self.log))
         if self._closing is not None:
             return self._done(FinishReason.CLOSED, self._closing)
+        if self.log.closed is not None:  # the last commit arrived, only the farewell is missing
+            return self._done(self.log.closed, len(self.log))
+        if status is Status.OK:
+            return self._fail(Status.INTERNAL, "the server ended the stream without a Finish: report a bug")
         if not status.transient or not self._policies.reconnect.allows(now):
             return self._fail(status, message)
         self.counts.reconnects += 1
@@ -265,9 +280,15 @@ class EdgeSession:
         return self._pump(now)
 
     def close(self, now: int, position: int | None = None) -> list[EdgeEffect]:
-        """The user has what it wants: tokens from log `position` on do not count."""
+        """The user has what it wants: tokens from log `position` on do not count.
+
+        Raises:
+            ValueError: `position` is outside the completion.
+        """
         if self.over or self._closing is not None:
             return []
+        if position is not None and not self.log.prompt_length <= position <= len(self.log):
+            raise ValueError(f"position {position} is outside {self.log.prompt_length}..{len(self.log)}")
         self._closing = len(self.log) if position is None else position
         self._forget(self.tree.clear())
         if not self._connected:
@@ -328,22 +349,46 @@ class EdgeSession:
         if self.over or self._closing is not None or self.log.closed is not None:
             return []
         effects: list[EdgeEffect] = []
-        self._send(effects)
+        self._send(effects, now)
         if self._forwarding is None:
             forward = self._next_forward()
             if forward is not None:
                 effects.append(forward)
         return effects
 
-    def _send(self, effects: list[EdgeEffect]) -> None:
+    def _send(self, effects: list[EdgeEffect], now: int) -> None:
         if not self._connected:
             return
+        messages: list[Draft] = []
         exhausted = self._forwarding is None and not self._may_expand()
+        # A drafter faster than the message rate: its nodes wait for the next fact and share a message. One always
+        # comes, since the cloud's patience is finite. What the cloud itself may wait for goes at once.
+        room = int(self._allowance.left(now))
         if self._policies.pacing.may_send(self.in_flight, self.pending, exhausted):
-            while nodes := self._sendable():  # more than one message only where the contract caps a message
-                effects.append(SendUp(self._stream, self._draft_message(nodes)))
-        if len(self.log) - self._seen_sent >= max(1, self._limits.run_ahead // 4):
-            effects.append(SendUp(self._stream, self._draft_message([])))
+            # More than one message only where the contract caps a message.
+            while len(messages) < room and (nodes := self._sendable()):
+                messages.append(self._draft_message(nodes))
+        if self._waited_for_in_vain(exhausted):
+            self._asked_at = len(self.log)
+            messages.append(self._draft_message([], step_now=True))
+        elif len(self.log) - self._seen_sent >= max(1, self._limits.run_ahead // 4):
+            messages.append(self._draft_message([]))
+        for message in messages:
+            self._allowance.take(now)
+            effects.append(SendUp(self._stream, message))
+
+    def _full_allowance(self, now: int) -> Allowance:
+        rate = float(self._limits.max_messages_per_second)
+        return Allowance(RATE_SHARE * rate, max(1.0, BURST_SHARE * rate), now=now)
+
+    def _waited_for_in_vain(self, exhausted: bool) -> bool:
+        """Whether the cloud waits out its patience for a draft of this end that will not come (said once an end)."""
+        return (
+            exhausted
+            and self.in_flight == 0
+            and self._request.patience_us > 0
+            and self._asked_at != len(self.log)
+        )
 
     def _sendable(self) -> list[Node]:
         room = self.capacity - self.in_flight
@@ -355,7 +400,7 @@ class EdgeSession:
                 nodes.append(node)
         return nodes
 
-    def _draft_message(self, nodes: list[Node]) -> Draft:
+    def _draft_message(self, nodes: list[Node], *, step_now: bool = False) -> Draft:
         nodes.sort(key=lambda node: node.key)  # parents first
         first = self._next_id
         self._next_id += len(nodes)
@@ -370,6 +415,7 @@ class EdgeSession:
             parent_offsets=tuple(self._offset(node) for node in nodes),
             costs=tuple(_wire_cost(node.cost) for node in nodes),
             seen=len(self.log),
+            step_now=step_now,
         )
 
     def _offset(self, node: Node) -> int:

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from shared.errors import ContractViolation, Status
 from shared.messages import COST_UNITS_PER_NAT, Draft, Limits
 from shared.session.log import TokenLog
+from shared.session.rate import Allowance
 from shared.session.tree import DraftTree, Node
-
-NANOSECONDS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +62,8 @@ class DraftStream:
         self._aliases: dict[int, int] = {}
         self._ids: dict[int, list[int]] = {}  # node key -> this stream's ids of it
         self._last_id = 0
-        self._allowance = float(limits.max_messages_per_second)
-        self._allowance_at = now
+        rate = float(limits.max_messages_per_second)
+        self._allowance = Allowance(rate, rate, now=now)
         self.root_position = log.prompt_length
         self.sent_length = len(log)
         """Log length that this stream has been told."""
@@ -92,8 +91,9 @@ class DraftStream:
         self._check_positions(draft)
         plan = _Plan(log, tree)
         places = self._resolve(draft, plan)
-        self._check_room(plan, places, log)
+        self._check_room(draft, plan, places, log)
         # Nothing can fail from here on: one Draft is applied atomically.
+        self._allowance.take(now)
         self.seen = draft.seen
         self._last_id += len(draft.tokens)
         made = plan.carry_out()
@@ -125,14 +125,11 @@ class DraftStream:
     # ---- rules, in the order in which they are checked ----
 
     def _check_rate(self, now: int) -> None:
-        rate = self._limits.max_messages_per_second
-        grown = (now - self._allowance_at) * rate / NANOSECONDS
-        self._allowance = min(float(rate), self._allowance + grown) - 1.0
-        self._allowance_at = now
-        if self._allowance < 0:
+        if self._allowance.left(now) < 1.0:
             raise ContractViolation(
                 Status.RESOURCE_EXHAUSTED,
-                f"more than {rate} messages a second: put the nodes of one drafter forward into one Draft",
+                f"more than {self._limits.max_messages_per_second} messages a second: put the nodes of one drafter "
+                "forward into one Draft",
             )
 
     def _check_shape(self, draft: Draft) -> None:
@@ -199,10 +196,13 @@ class DraftStream:
             return _Alias(self._aliases[identity])
         return self._nodes.get(identity, _DEAD)
 
-    def _check_room(self, plan: _Plan, places: list[_Place], log: TokenLog) -> None:
-        others = {place.key for place in places if isinstance(place, Node)} - self._ids.keys()
-        live = len(self._ids) + len(others) + len(plan.new)
-        if live > self._limits.max_live_nodes:
+    def _check_room(self, draft: Draft, plan: _Plan, places: list[_Place], log: TokenLog) -> None:
+        # Ids are counted, not nodes: one guess sent a thousand times is one node and a thousand ids to remember. An
+        # edge holds each of these ids in flight itself, since its log ends at the draft's root position.
+        old = sum(position >= draft.root_position for position in self._aliases.values())
+        new = sum(_remembered(place, draft.root_position) for place in places)
+        live = len(self._nodes) + old + new
+        if draft.tokens and live > self._limits.max_live_nodes:
             raise ContractViolation(
                 Status.RESOURCE_EXHAUSTED,
                 f"{live} live nodes, at most {self._limits.max_live_nodes}: keep fewer nodes in flight",
@@ -270,6 +270,11 @@ class _Plan:
             parent = made[new.parent.index] if isinstance(new.parent, _New) else new.parent
             made.append(self._tree.add(parent, new.token, new.cost))
         return made
+
+
+def _remembered(place: _Place, root_position: int) -> bool:
+    """Whether an id of this place is kept: a live node, or a token that the edge does not have yet."""
+    return place.position >= root_position if isinstance(place, _Alias) else not isinstance(place, _Dead)
 
 
 def _invalid(message: str) -> ContractViolation:

@@ -195,8 +195,8 @@ class Server:
         if session is None:
             return
         stream = session.drafts
-        if stream.live > self._info.limits.max_live_nodes:
-            raise LawBroken(f"{stream.live} live nodes")
+        if stream.remembered > self._info.limits.max_live_nodes:
+            raise LawBroken(f"{stream.remembered} ids remembered for {stream.live} live nodes")
 
     def check_empty(self) -> None:
         """Nothing is left behind."""

@@ -63,11 +63,15 @@ def test_cuda_where_there_is_none_is_one_line() -> None:
 
 
 def test_a_model_that_is_no_decoder_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}')
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}'
+    )
     assert_one_line(run("serve", "--model", str(tmp_path)), "not a causal language model")
 
 
-@pytest.mark.parametrize("option", ["--max-sessions=0", "--patience-ms=-1", "--step-floor-ms=x", "--nonsense"])
+@pytest.mark.parametrize(
+    "option", ["--max-sessions=0", "--patience-ms=-1", "--step-floor-ms=x", "--nonsense"]
+)
 def test_a_wrong_option_is_named(option: str) -> None:
     result = run("serve", option)
     assert result.returncode == 2

@@ -142,6 +142,30 @@ def test_a_committed_chain_needs_no_move():
     assert stage.pool._pending == ([], [])
 
 
+def test_a_younger_draft_in_a_lower_slot_makes_way_for_its_own_parent():
+    stage = Stage()
+    stage.place(
+        item([1, 2, 3], (StepNode(1, 7, -1, True), StepNode(2, 8, -1, True), StepNode(3, 9, 1, True)))
+    )
+    # 8 is committed, 9 stays in the slot behind it, and two children of 9 come: the first in the slot that 8 left.
+    stage.place(
+        item([1, 2, 3, 8], (StepNode(1, 9, -1, False), StepNode(2, 5, 0, True), StepNode(3, 6, 0, True)))
+    )
+    share = stage.place(
+        item([1, 2, 3, 8, 9], (StepNode(2, 5, -1, False), StepNode(3, 6, -1, False)), end_key=None)
+    )
+    assert (share.rows, stage.cache.draft_nodes) == (0, 2)
+    assert stage.place(item([1, 2, 3, 8, 9, 5], end_key=None)).rows == 0
+
+
+def test_a_released_page_is_not_written_by_a_move_that_was_queued_before():
+    pool, table = pool_of(2), PageTable()
+    pool.grow(table, 1)
+    pool.queue_move(np.array([1]), np.array([0]))
+    pool.release(table)
+    assert pool._pending == ([], [])
+
+
 def test_a_committed_branch_moves_into_the_trunk_and_a_living_draft_makes_way():
     stage = Stage()
     tree = (

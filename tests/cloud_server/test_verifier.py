@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -35,7 +36,7 @@ from tests.cloud_server.tiny_target import (
 )
 
 TOLERANCE = 1e-4
-FAMILIES = ("llama", "qwen3", "cohere", "gpt2")
+FAMILIES = ("llama", "qwen2", "qwen3", "cohere", "gpt2")
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +74,29 @@ def small_pool(bench: Bench, sessions: float) -> int:
 
 def test_it_is_a_worker(make):
     assert isinstance(make().verifier, Worker)
+
+
+def test_it_says_what_computes_its_forwards(make, folders, caplog):
+    with caplog.at_level(logging.INFO):
+        assert [make(family).verifier._target.kind for family in FAMILIES] == [
+            "lean decoder",
+            "lean decoder",
+            "lean decoder",
+            "transformers with 22 packed linear layers",
+            "transformers with 1 packed linear layers",
+        ]
+    assert "lean decoder on cpu, KV cache of" in caplog.text
+
+
+def test_bfloat16_goes_through_transformers_and_agrees_where_the_decision_is_clear(folders, references):
+    bench, rng = Bench(load_model(folders("llama"), device="cpu", dtype="bfloat16")), random.Random(23)
+    assert bench.verifier._target.kind == "transformers"
+    asked = item(random_tokens(rng, 30), random_tree(rng, 10))
+    facts = [fact for _, fact in bench.do(asked).outcome.items[0].facts]
+    right = [references("llama").logits(path_to(asked, index)) for index in range(-1, len(asked.nodes))]
+    assert [f.token for f in facts if f.margin > 1] == [
+        int(logits.argmax()) for f, logits in zip(facts, right, strict=True) if f.margin > 1
+    ]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -191,6 +215,16 @@ def test_an_accepted_path_is_not_computed_again(make, reference):
     seen = bench.do(*items)
     assert greatest_error(seen, items, reference) < TOLERANCE
     assert (seen.outcome.items[0].computed, seen.outcome.items[0].cached_length) == (1, 12)
+
+
+def test_a_step_without_any_forward_still_moves_what_it_committed(make, reference):
+    bench, rng = make(), random.Random(22)
+    log = random_tokens(rng, 9)
+    bench.do(item(log, (StepNode(1, 10, -1, True), StepNode(2, 11, -1, True), StepNode(3, 12, 1, True))))
+    assert bench.do(item([*log, 11], end_key=None)).outcome.items[0].computed == 0
+    assert bench.verifier.pool._pending == ([], [])
+    items = [item([*log, 11, 12])]
+    assert greatest_error(bench.do(*items), items, reference) < TOLERANCE
 
 
 def test_a_live_draft_that_a_step_leaves_out_is_still_held(make):
@@ -431,13 +465,14 @@ def test_a_failed_step_leaves_nothing_behind(make, reference, monkeypatch):
     bench, rng = make(), random.Random(21)
     log = random_tokens(rng, 20)
     bench.do(item(log))
+    stock = bench.verifier._target.logits
+
+    def fails_in_the_end(forward):
+        stock(forward).fill_(torch.nan)
+        raise RuntimeError("no memory")
+
     with monkeypatch.context() as broken:
-        broken.setattr(
-            bench.verifier._target, "_lean", None
-        )  # the stock path, whose first linear layer then fails
-        broken.setattr(
-            torch.nn.functional, "linear", lambda *_: (_ for _ in ()).throw(RuntimeError("no memory"))
-        )
+        broken.setattr(bench.verifier._target, "logits", fails_in_the_end)
         with pytest.raises(RuntimeError, match="no memory"):
             bench.do(item(log, chain([1, 2])))
     assert bench.verifier.pool.free_pages == bench.verifier.pool.pages

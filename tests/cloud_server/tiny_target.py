@@ -15,6 +15,7 @@ from transformers import (
     GPT2Config,
     LlamaConfig,
     PretrainedConfig,
+    Qwen2Config,
     Qwen3Config,
 )
 from transformers.utils import logging as transformers_logging
@@ -44,11 +45,16 @@ _SHARED = {
 
 
 def config_of(family: str) -> PretrainedConfig:
-    """`llama` and `qwen3` have a lean decoder; `cohere` scales its logits; `gpt2` has learned positions."""
+    """`llama`, `qwen2` (biases) and `qwen3` (norms of heads) have a lean decoder.
+
+    `cohere` scales its logits, `gpt2` has learned positions.
+    """
     if family == "llama":
         return LlamaConfig(**_SHARED, num_key_value_heads=2, tie_word_embeddings=True)
     if family == "qwen3":
         return Qwen3Config(**_SHARED, num_key_value_heads=1, head_dim=12)
+    if family == "qwen2":
+        return Qwen2Config(**_SHARED, num_key_value_heads=2)
     if family == "cohere":
         return CohereConfig(**_SHARED, num_key_value_heads=2, logit_scale=0.25)
     return GPT2Config(
@@ -71,7 +77,13 @@ def save_tiny(folder: Path, family: str = "llama", *, seed: int = 0, **changes: 
     transformers_logging.disable_progress_bar()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+        module = AutoModelForCausalLM.from_config(config)
+        with torch.no_grad():
+            for name, parameter in module.named_parameters():
+                # Fresh biases are 0 and fresh norms 1, which hides whether anybody reads them.
+                if parameter.ndim == 1:
+                    parameter.copy_(torch.randn_like(parameter) * 0.3 + (not name.endswith("bias")))
+        module.save_pretrained(folder)
     return folder
 
 

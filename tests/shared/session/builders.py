@@ -33,7 +33,9 @@ def opening(tokens: Sequence[int] = PROMPT, *, room: int = 20, **fields: Any) ->
     return Open(tokens=tuple(tokens), sampling=SamplingParams(), **(values | fields))
 
 
-def session(*, limits: Limits | None = None, context: int = 1000, now: int = 0, **fields: Any) -> CloudSession:
+def session(
+    *, limits: Limits | None = None, context: int = 1000, now: int = 0, **fields: Any
+) -> CloudSession:
     return CloudSession(7, 7, opening(**fields), model_info(context=context, limits=limits), now=now)
 
 

@@ -36,7 +36,11 @@ PATIENCE = PATIENCE_US * 1000
 # ---- Open ----
 
 REFUSED: dict[str, tuple[dict[str, object], Status, str]] = {
-    "another version": ({"protocol_version": 2}, Status.FAILED_PRECONDITION, "protocol version 2, this server speaks 1"),
+    "another version": (
+        {"protocol_version": 2},
+        Status.FAILED_PRECONDITION,
+        "protocol version 2, this server speaks 1",
+    ),
     "another model": (
         {"model_fingerprint": "model-b"},
         Status.FAILED_PRECONDITION,
@@ -47,9 +51,17 @@ REFUSED: dict[str, tuple[dict[str, object], Status, str]] = {
         Status.FAILED_PRECONDITION,
         "the session needs tokenizer tokenizer-b, this server holds tokenizer-a",
     ),
-    "an empty log": ({"tokens": (), "prompt_length": 0}, Status.INVALID_ARGUMENT, "prompt_length 0 is outside 1..0"),
+    "an empty log": (
+        {"tokens": (), "prompt_length": 0},
+        Status.INVALID_ARGUMENT,
+        "prompt_length 0 is outside 1..0",
+    ),
     "an empty prompt": ({"prompt_length": 0}, Status.INVALID_ARGUMENT, "prompt_length 0 is outside 1..3"),
-    "a prompt longer than the log": ({"prompt_length": 4}, Status.INVALID_ARGUMENT, "prompt_length 4 is outside 1..3"),
+    "a prompt longer than the log": (
+        {"prompt_length": 4},
+        Status.INVALID_ARGUMENT,
+        "prompt_length 4 is outside 1..3",
+    ),
     "a token beyond the vocabulary": (
         {"tokens": (1, VOCABULARY), "prompt_length": 2},
         Status.INVALID_ARGUMENT,
@@ -75,7 +87,11 @@ REFUSED: dict[str, tuple[dict[str, object], Status, str]] = {
         Status.INVALID_ARGUMENT,
         "patience_us 5000001 is outside 0..5000000",
     ),
-    "negative patience": ({"patience_us": -1}, Status.INVALID_ARGUMENT, "patience_us -1 is outside 0..5000000"),
+    "negative patience": (
+        {"patience_us": -1},
+        Status.INVALID_ARGUMENT,
+        "patience_us -1 is outside 0..5000000",
+    ),
 }
 
 
@@ -90,7 +106,9 @@ def test_an_open_that_is_refused(changes: dict[str, object], status: Status, say
 def test_an_open_that_names_no_model_takes_any():
     check_open(opening(model_fingerprint="", tokenizer_fingerprint=""), model_info())
     check_open(opening(model_fingerprint="model-a", tokenizer_fingerprint="tokenizer-a"), model_info())
-    check_open(opening(tokenizer_fingerprint="x"), dataclasses.replace(model_info(), tokenizer_fingerprint=""))
+    check_open(
+        opening(tokenizer_fingerprint="x"), dataclasses.replace(model_info(), tokenizer_fingerprint="")
+    )
 
 
 def test_opened_tells_what_it_was_opened_with():
@@ -124,7 +142,9 @@ def test_patience_runs_from_when_the_end_is_missing_with_no_live_node_below_it()
     verify(cloud, writes(*TEXT), now=100)
     assert cloud.log.completion == [10, 11]
     assert cloud.end_due_at() == 100 + PATIENCE
-    cloud.draft(draft(3, (20,), offsets=(2,)), now=110)  # below the committed 10: dead on arrival, no draft at all
+    cloud.draft(
+        draft(3, (20,), offsets=(2,)), now=110
+    )  # below the committed 10: dead on arrival, no draft at all
     assert cloud.end_due_at() == 100 + PATIENCE
     verify(cloud, writes(*TEXT), now=200)
     assert cloud.end_due_at() == 200 + PATIENCE

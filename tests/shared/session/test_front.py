@@ -105,7 +105,9 @@ def test_nothing_but_open_comes_between_its_parts():
 def test_the_parts_of_an_open_are_one_log_and_the_first_names_the_rest():
     cloud = front()
     cloud.connect(1, Ticket("s", "x"))
-    assert cloud.receive(1, opening((1,), prompt_length=4, max_length=9, stop_tokens=(50,), more=True), 0) == []
+    assert (
+        cloud.receive(1, opening((1,), prompt_length=4, max_length=9, stop_tokens=(50,), more=True), 0) == []
+    )
     assert cloud.receive(1, opening((2, 3), prompt_length=1, max_length=1, more=True), 0) == []
     assert len(cloud.receive(1, opening((4, 10), prompt_length=1, max_length=1), 0)) == 1
     session = cloud.session_of(1)

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from shared.policy.batching import FlatBudget, MeasuredBudget, Pending, StepCost
+from shared.session.tree import DraftTree, Node
+from tests.shared.session.builders import new_log
+
+
+def chain(length: int, cost: float = 0.2) -> list[Node]:
+    tree = DraftTree(new_log())
+    nodes, node = [], tree.root
+    for token in range(10, 10 + length):
+        node = tree.add(node, token, cost)
+        nodes.append(node)
+    return nodes
+
+
+def pending(*lengths: int, acceptance: tuple[float, ...] = (), cost: float = 0.2) -> list[Pending]:
+    rates = acceptance or (0.5,) * len(lengths)
+    return [
+        Pending(key, chain(length, cost), 0.0, rate)
+        for key, (length, rate) in enumerate(zip(lengths, rates, strict=True))
+    ]
+
+
+def counts(budget: FlatBudget | MeasuredBudget, ends: int, sessions: list[Pending]) -> list[int]:
+    chosen = budget.choose(ends, sessions)
+    for nodes, one in zip(chosen, sessions, strict=True):
+        assert nodes == one.drafts[: len(nodes)]  # a prefix: parents come before children
+    return [len(nodes) for nodes in chosen]
+
+
+@pytest.mark.parametrize(
+    ("budget", "ends", "lengths", "expected"),
+    [
+        (FlatBudget(100, 50), 2, (5, 8), [5, 8]),
+        (FlatBudget(100, 4), 2, (5, 8), [4, 4]),
+        (FlatBudget(15, 50), 2, (5, 8), [5, 8]),
+        (FlatBudget(14, 50), 2, (5, 8), [5, 7]),
+        (FlatBudget(10, 50), 2, (8, 8), [4, 4]),
+        (FlatBudget(2, 50), 2, (5, 8), [0, 0]),
+        (FlatBudget(1, 50), 5, (5, 8), [0, 0]),
+        (FlatBudget(100, 50), 1, (0,), [0]),
+    ],
+)
+def test_ends_take_their_room_first_and_the_rest_is_shared(budget, ends, lengths, expected):
+    assert counts(budget, ends, pending(*lengths)) == expected
+
+
+def test_what_the_cloud_measured_ranks_sessions_and_costs_do_not():
+    claims = pending(8, cost=0.0)[0]
+    honest = pending(8, cost=3.0)[0]
+    sessions = [Pending(0, claims.drafts, 0.0, 0.1), Pending(1, honest.drafts, 0.0, 0.9)]
+    assert counts(FlatBudget(8, 50), 0, sessions) == [0, 8]
+
+
+@pytest.mark.parametrize("acceptance", [0.0, 1.0])
+def test_nobody_is_starved_for_good_and_nobody_takes_all(acceptance: float):
+    sessions = pending(40, 40, acceptance=(acceptance, 0.5))
+    shares = counts(FlatBudget(60, 50), 0, sessions)
+    assert sum(shares) == 60
+    assert all(shares)
+
+
+def test_advice_shrinks_as_the_pool_fills_and_never_reaches_nothing():
+    advice = [FlatBudget(128, 64).advice(sessions) for sessions in (0, 1, 2, 4, 64, 10_000)]
+    assert advice == sorted(advice, reverse=True)
+    assert advice[-1] >= 1
+
+
+def measured(per_token_us: float, base_us: float = 10_000.0, steps: int = 40) -> MeasuredBudget:
+    budget = MeasuredBudget()
+    for tokens in range(1, steps + 1):
+        budget.measured(tokens, round(base_us + per_token_us * tokens))
+    return budget
+
+
+def test_the_cost_of_a_token_is_the_slope_of_the_steps():
+    cost = StepCost(memory=1.0)
+    for tokens in range(1, 200):
+        cost.learn(tokens, 5000 + 30 * tokens)
+    assert cost.per_token_us == pytest.approx(30.0, rel=0.01)
+
+
+def test_before_there_are_steps_to_go_by_everything_enters():
+    assert counts(MeasuredBudget(), 2, pending(5, 8)) == [5, 8]
+
+
+def test_a_flat_step_takes_everything_and_a_steep_one_the_likely_alone():
+    flat, steep = measured(0.0), measured(2000.0)
+    assert counts(flat, 4, pending(12, 12)) == [12, 12]
+    few = counts(steep, 4, pending(12, 12))
+    assert all(count < 12 for count in few)
+    assert counts(steep, 64, pending(12, 12)) == [0, 0]  # a full batch decodes plainly
+
+
+def test_a_likelier_chain_goes_deeper():
+    budget = measured(300.0)
+    sure, unsure = pending(30, cost=0.02), pending(30, cost=1.0)
+    assert counts(budget, 4, sure)[0] > counts(budget, 4, unsure)[0]
+
+
+def test_a_step_that_got_shorter_with_size_costs_nothing_more():
+    cost = StepCost()
+    for tokens in range(1, 100):
+        cost.learn(tokens, 100_000 - 100 * tokens)
+    assert cost.per_token_us == 0.0
+    assert math.isfinite(cost.mean_us)

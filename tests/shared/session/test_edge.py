@@ -1,0 +1,567 @@
+"""EdgeSession: what it sends, what it drafts, and what it makes of the cloud's answers."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+
+import pytest
+
+from shared.errors import Status
+from shared.messages import (
+    Close,
+    CloudMessage,
+    Commit,
+    Draft,
+    Drain,
+    Finish,
+    FinishReason,
+    Limits,
+    Open,
+    Opened,
+)
+from shared.policy.expansion import BestFirst, Candidate, Expansion, chain
+from shared.policy.pacing import Block, Pacing, Streaming
+from shared.policy.reconnect import Reconnect
+from shared.policy.window import FixedWindow
+from shared.sampling import SamplingParams
+from shared.session.edge import (
+    Connect,
+    Done,
+    EdgeEffect,
+    EdgePolicies,
+    EdgeSession,
+    Emit,
+    Failed,
+    Forward,
+    Request,
+    SendUp,
+)
+from tests.shared.session.builders import PROMPT, SECOND, model_info
+
+START = len(PROMPT)
+TEXT = (10, 11, 12, 13, 14, 15)
+
+
+class Bench:
+    """An EdgeSession whose effects are kept, and answered by hand."""
+
+    def __init__(
+        self,
+        *,
+        window: int = 4,
+        expansion: Expansion | None = None,
+        pacing: Pacing | None = None,
+        drafts: bool = True,
+        room: int = 20,
+        stop: tuple[int, ...] = (),
+        limits: Limits | None = None,
+        draft_context: int = 1000,
+        patience_us: int = 0,
+        reconnect: Reconnect | None = None,
+        prompt: Sequence[int] = PROMPT,
+    ) -> None:
+        self.policies = EdgePolicies(
+            FixedWindow(window),
+            pacing or Streaming(),
+            (expansion or chain()) if drafts else None,
+            reconnect or Reconnect(),
+            draft_context,
+        )
+        request = Request(tuple(prompt), room, SamplingParams(), stop, patience_us)
+        self.session = EdgeSession(request, model_info(limits=limits), self.policies)
+        self.limits = limits or Limits()
+        self.effects: list[EdgeEffect] = []
+        self.stream = 0
+        self.forwards: list[Forward] = []
+        self.widest = 0
+
+    def apply(self, effects: Iterable[EdgeEffect]) -> list[EdgeEffect]:
+        news = list(effects)
+        self.effects += news
+        for effect in news:
+            if isinstance(effect, Connect):
+                self.stream = effect.stream
+            if isinstance(effect, Forward):
+                self.forwards.append(effect)
+        self.widest = max(self.widest, self.session.in_flight)
+        return news
+
+    def start(self, now: int = 0) -> Bench:
+        self.apply(self.session.start(now))
+        return self
+
+    def open(self, now: int = 0) -> Bench:
+        """Start, connect and be opened."""
+        self.start(now)
+        self.connected(now)
+        self.receive(Opened("s", "x", 0, "model-a", self.limits), now)
+        return self
+
+    def connected(self, now: int = 0) -> list[EdgeEffect]:
+        return self.apply(self.session.connected(self.stream, now))
+
+    def receive(self, message: CloudMessage, now: int = 0) -> list[EdgeEffect]:
+        return self.apply(self.session.receive(self.stream, message, now))
+
+    def commit(self, *tokens: int, now: int = 0) -> list[EdgeEffect]:
+        return self.receive(Commit(len(self.session.log), tokens), now)
+
+    def lost(self, status: Status = Status.UNAVAILABLE, now: int = 0) -> list[EdgeEffect]:
+        return self.apply(self.session.lost(self.stream, status, "gone", now))
+
+    def drafted(self, *tokens: int | tuple[int, ...], now: int = 0) -> list[EdgeEffect]:
+        """Answer the forward that is out: for each key its candidates."""
+        results = [[Candidate(one, 1.0) for one in ([t] if isinstance(t, int) else t)] for t in tokens]
+        return self.apply(self.session.drafted(results, now))
+
+    def chain(self, *tokens: int) -> list[EdgeEffect]:
+        return list(itertools.chain.from_iterable(self.drafted(token) for token in tokens))
+
+
+def sent(effects: Iterable[EdgeEffect]) -> list[Draft]:
+    return [
+        effect.message
+        for effect in effects
+        if isinstance(effect, SendUp) and isinstance(effect.message, Draft)
+    ]
+
+
+def forwards(effects: Iterable[EdgeEffect]) -> list[Forward]:
+    return [effect for effect in effects if isinstance(effect, Forward)]
+
+
+def triple(draft: Draft) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
+    return draft.first_node, draft.root_position, draft.tokens, draft.parent_offsets
+
+
+# ---- opening ----
+
+
+def test_it_connects_and_drafts_meanwhile():
+    bench = Bench().start(now=5)
+    assert bench.effects[0] == Connect(1, 5)
+    (forward,) = forwards(bench.effects)
+    assert (tuple(forward.log[: forward.log_length]), forward.paths, forward.width) == (PROMPT, ((),), 1)
+    bench.chain(10, 11)
+    assert sent(bench.effects) == []
+    news = bench.connected()
+    assert isinstance(news[0], SendUp)
+    assert isinstance(news[0].message, Open)
+    assert [triple(one) for one in sent(news)] == [(1, START, (10, 11), (0, 1))]  # before it is Opened
+
+
+def test_while_there_is_no_stream_it_drafts_a_window_and_no_more():
+    bench = Bench(window=3).start()
+    bench.chain(10, 11, 12)
+    assert len(bench.forwards) == 3
+    assert bench.session.tree.live == 3
+
+
+def test_it_opens_with_what_it_wants_and_the_fingerprints_of_the_first_server():
+    bench = Bench(stop=(50,), room=9, patience_us=70).start()
+    (opening,) = [effect.message for effect in bench.connected() if isinstance(effect, SendUp)]
+    assert opening == Open(
+        tokens=PROMPT,
+        prompt_length=START,
+        max_length=START + 9,
+        sampling=SamplingParams(),
+        stop_tokens=(50,),
+        model_fingerprint="model-a",
+        tokenizer_fingerprint="tokenizer-a",
+        patience_us=70,
+    )
+
+
+def test_a_prompt_longer_than_a_message_goes_in_parts():
+    prompt = tuple(range(1, 21))
+    bench = Bench(limits=Limits(max_message_bytes=64), prompt=prompt).start()
+    parts = [effect.message for effect in bench.connected() if isinstance(effect, SendUp)]
+    assert all(isinstance(part, Open) for part in parts)
+    assert [part.tokens for part in parts] == [prompt[:8], prompt[8:16], prompt[16:]]
+    assert [part.more for part in parts] == [True, True, False]
+    assert {part.prompt_length for part in parts} == {20}
+
+
+def test_an_empty_prompt_is_refused():
+    with pytest.raises(ValueError, match="the prompt is empty"):
+        Request((), 5, SamplingParams())
+
+
+# ---- drafts ----
+
+
+def test_each_forwards_nodes_go_up_at_once_and_name_their_parents_by_offset():
+    bench = Bench(window=10, expansion=BestFirst(branches=2, width=2)).open()
+    first = bench.drafted((10, 20))
+    assert [triple(one) for one in sent(first)] == [(1, START, (10, 20), (0, 0))]
+    (forward,) = forwards(first)
+    assert forward.paths == ((10,), (20,))
+    second = bench.drafted((11, 12), (21, 22))
+    assert [triple(one) for one in sent(second)] == [(3, START, (11, 12, 21, 22), (2, 3, 3, 4))]
+
+
+def test_the_end_is_offset_0_at_the_edges_own_log_length():
+    bench = Bench(window=10).open()
+    bench.chain(10, 11)
+    bench.commit(10)
+    news = bench.chain(12, 13)
+    assert [triple(one) for one in sent(news)] == [(3, START + 1, (12,), (1,)), (4, START + 1, (13,), (1,))]
+    bench.commit(11, 12, 13)
+    assert [triple(one) for one in sent(bench.drafted(14))] == [(5, START + 4, (14,), (0,))]
+    assert sent(bench.effects)[-1].seen == START + 4
+
+
+def test_costs_travel_in_sixteenths_of_a_nat_and_are_capped():
+    bench = Bench(expansion=BestFirst(branches=1, width=3, max_cost=1e9)).open()
+    candidates = [Candidate(10, 0.5), Candidate(11, 2.0), Candidate(12, 1000.0)]
+    news = bench.apply(bench.session.drafted([candidates], 0))
+    assert sent(news)[0].costs == (8, 32, 255)
+
+
+@pytest.mark.parametrize("window", [1, 2, 5])
+def test_never_more_than_the_window_is_in_flight(window: int):
+    bench = Bench(window=window, expansion=BestFirst(branches=2, width=4, max_cost=1e9)).open()
+    text = iter(range(10, 90))
+    for turn in range(12):
+        if bench.session._forwarding is not None:
+            bench.drafted(*((50 + turn, 60 + turn, 70 + turn, 80 + turn),) * len(bench.forwards[-1].keys))
+        if turn % 3 == 2:
+            bench.commit(next(text))
+    assert bench.widest == window
+
+
+def test_no_more_is_in_flight_than_the_cloud_holds():
+    bench = Bench(window=100, limits=Limits(max_live_nodes=3)).open()
+    bench.chain(10, 11, 12)
+    assert bench.session.in_flight == 3
+    assert bench.session._forwarding is None
+
+
+def test_a_message_carries_no_more_nodes_than_it_may():
+    bench = Bench(
+        window=10, expansion=BestFirst(branches=1, width=5), limits=Limits(max_nodes_per_message=2)
+    ).open()
+    assert [one.tokens for one in sent(bench.drafted((10, 11, 12, 13, 14)))] == [(10, 11), (12, 13), (14,)]
+
+
+def test_it_drafts_no_deeper_than_the_cloud_takes():
+    bench = Bench(window=10, limits=Limits(max_depth=2)).open()
+    bench.chain(10, 11)
+    assert bench.session._forwarding is None
+    assert [one.tokens for one in sent(bench.effects)] == [(10,), (11,)]
+
+
+def test_it_drafts_no_further_than_the_log_can_grow():
+    bench = Bench(window=10, room=2).open()
+    bench.chain(10, 11)
+    assert bench.session._forwarding is None
+
+
+def test_nothing_is_drafted_after_a_stop_token():
+    bench = Bench(window=10, stop=(50,)).open()
+    bench.chain(10, 50)
+    assert bench.session._forwarding is None
+    assert sent(bench.effects)[-1].tokens == (50,)
+
+
+def test_it_drafts_no_further_than_its_drafter_can_see():
+    bench = Bench(window=10, draft_context=START + 2).open()
+    bench.chain(10, 11, 12)
+    assert bench.session._forwarding is None
+
+
+def test_an_unlikely_node_takes_no_place():
+    bench = Bench(window=10, expansion=BestFirst(branches=1, width=3, max_cost=2.0)).open()
+    candidates = [Candidate(10, 0.5), Candidate(11, 1.9), Candidate(12, 2.1)]
+    assert sent(bench.apply(bench.session.drafted([candidates], 0)))[0].tokens == (10, 11)
+
+
+# ---- blocks ----
+
+
+def test_a_block_is_one_message_and_is_waited_for():
+    bench = Bench(window=3, pacing=Block(3)).open()
+    news = bench.chain(10, 11, 12)
+    assert [triple(one) for one in sent(news)] == [(1, START, (10, 11, 12), (0, 1, 1))]
+    assert bench.session._forwarding is None
+    news = bench.commit(10, 11, 50)
+    assert sent(news) == []
+    assert [forward.paths for forward in forwards(news)] == [((),)]
+    assert [triple(one) for one in sent(bench.chain(20, 21, 22))] == [(4, START + 3, (20, 21, 22), (0, 1, 1))]
+
+
+def test_a_block_that_is_right_throughout_is_followed_from_the_bonus_token():
+    bench = Bench(window=2, pacing=Block(2)).open()
+    bench.chain(10, 11)
+    (forward,) = forwards(bench.commit(10, 11, 12))
+    assert forward.log[: forward.log_length] == [*PROMPT, 10, 11, 12]
+
+
+def test_a_block_shortens_where_no_forward_can_lengthen_it():
+    bench = Bench(window=5, pacing=Block(5), room=2).open()
+    assert [one.tokens for one in sent(bench.chain(10, 11))] == [(10, 11)]
+
+
+def test_a_drafter_that_has_nothing_to_say_asks_for_a_token_once_an_end_where_the_cloud_would_wait():
+    bench = Bench(window=3, pacing=Block(3), patience_us=5_000_000, draft_context=START).open()
+    bench.drafted(10)
+    assert [one.tokens for one in sent(bench.effects)] == [(10,)]
+    news = bench.commit(10)  # beyond the drafter's reach from here on
+    assert [(one.tokens, one.step_now, one.seen) for one in sent(news)] == [((), True, START + 1)]
+    assert sent(bench.receive(Drain())) == []
+    assert [one.step_now for one in sent(bench.commit(11))] == [True]
+
+
+def test_where_the_cloud_does_not_wait_nothing_is_asked():
+    bench = Bench(draft_context=START, patience_us=0).open()
+    bench.drafted(10)
+    assert sent(bench.commit(10)) == []
+
+
+# ---- commits ----
+
+
+def test_a_commit_is_final_for_the_user_and_drops_what_it_contradicts_before_drafting_on():
+    bench = Bench(window=4).open()
+    bench.chain(10, 11, 12, 13)
+    assert bench.session.in_flight == 4
+    news = bench.commit(10, 50)
+    assert news[0] == Emit(START, (10, 50))
+    assert (bench.session.in_flight, bench.session.tree.live) == (0, 0)
+    (forward,) = forwards(news)
+    assert (forward.log_length, forward.paths) == (START + 2, ((),))
+
+
+def test_a_late_forward_on_a_dead_node_is_dropped_and_the_live_ones_are_kept():
+    bench = Bench(window=20, expansion=BestFirst(branches=2, width=2)).open()
+    bench.drafted((10, 20))
+    assert bench.forwards[-1].paths == ((10,), (20,))
+    bench.commit(20)
+    news = bench.drafted((11, 12), (21, 22))
+    assert [triple(one) for one in sent(news)] == [(3, START + 1, (21, 22), (0, 0))]
+    assert bench.session.counts.drafted == 4
+
+
+def test_a_late_forward_on_the_old_end_is_dropped():
+    bench = Bench().open()
+    bench.commit(10)
+    news = bench.drafted(20)
+    assert sent(news) == []
+    (forward,) = forwards(news)
+    assert forward.log_length == START + 1
+
+
+def test_a_drafter_that_repeats_itself_adds_one_node():
+    bench = Bench(expansion=BestFirst(branches=1, width=3)).open()
+    assert sent(bench.drafted((10, 10, 11)))[0].tokens == (10, 11)
+
+
+def test_a_forward_is_answered_once():
+    bench = Bench().open()
+    bench.drafted(10)
+    bench.drafted(11)
+    bench.session._forwarding = None
+    with pytest.raises(ValueError, match="no forward is out"):
+        bench.session.drafted([[]], 0)
+
+
+def test_seen_alone_is_reported_before_the_cloud_has_to_stop():
+    bench = Bench(drafts=False, limits=Limits(run_ahead=8)).open()
+    news = [sent(bench.commit(token)) for token in TEXT]
+    assert [len(one) for one in news] == [0, 1, 0, 1, 0, 1]
+    (draft,) = news[3]
+    assert (draft.tokens, draft.first_node, draft.seen, draft.step_now) == ((), 0, START + 4, False)
+
+
+def test_drafts_report_seen_themselves():
+    bench = Bench(window=10, limits=Limits(run_ahead=8)).open()
+    for token in TEXT:
+        news = [*bench.drafted(token), *bench.commit(token)]
+        assert all(one.tokens for one in sent(news))
+
+
+# ---- reconnecting ----
+
+
+def test_after_a_loss_it_opens_with_the_log_and_sends_its_live_nodes_again_with_ids_from_1():
+    bench = Bench(window=6, expansion=BestFirst(branches=2, width=2)).open()
+    bench.drafted((10, 20))
+    bench.drafted((11, 12), (21, 22))
+    bench.commit(10)
+    assert bench.lost()[0] == Connect(2, 0)
+    news = bench.connected()
+    assert isinstance(news[0], SendUp)
+    opening = news[0].message
+    assert isinstance(opening, Open)
+    assert (opening.tokens, opening.prompt_length) == ((*PROMPT, 10), START)
+    assert opening.max_length == START + 20  # absolute: opening again does not extend it
+    assert [triple(one) for one in sent(news)] == [(1, START + 1, (11, 12), (0, 0))]
+    assert bench.session.in_flight == 2
+
+
+def test_a_node_below_another_is_sent_again_with_its_offset():
+    bench = Bench(window=4).open()
+    bench.chain(10, 11, 12)
+    bench.lost()
+    assert [triple(one) for one in sent(bench.connected())] == [(1, START, (10, 11, 12), (0, 1, 1))]
+
+
+def test_what_was_in_flight_when_the_stream_broke_is_not_counted_as_in_flight():
+    bench = Bench(window=3).open()
+    bench.chain(10, 11, 12)
+    bench.lost()
+    bench.connected()
+    assert bench.session.in_flight == 3
+    assert bench.session.counts.sent == 6
+
+
+def test_a_message_of_an_earlier_stream_is_late():
+    bench = Bench().open()
+    bench.lost()
+    bench.connected()
+    assert bench.session.receive(1, Commit(START, (10,)), 0) == []
+    assert bench.session.lost(1, Status.INTERNAL, "late", 0) == []
+    assert bench.session.connected(1, 0) == []
+    assert len(bench.session.log) == START
+
+
+def test_attempts_back_off_and_end_at_the_deadline():
+    bench = Bench(reconnect=Reconnect(patience=1.0)).start()
+    times = []
+    for _ in range(4):
+        (connect, *_) = bench.lost(now=times[-1] if times else 0)
+        assert isinstance(connect, Connect)
+        times.append(connect.at)
+    assert times == sorted(times)
+    assert times[0] > 0
+    (failed,) = bench.lost(now=2 * SECOND)
+    assert failed == Failed(Status.UNAVAILABLE, "gone")
+    assert bench.session.over
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        Status.INVALID_ARGUMENT,
+        Status.FAILED_PRECONDITION,
+        Status.RESOURCE_EXHAUSTED,
+        Status.INTERNAL,
+        Status.UNKNOWN,
+    ],
+)
+def test_a_status_that_is_not_transient_ends_it_loudly(status: Status):
+    bench = Bench().open()
+    assert bench.lost(status) == [Failed(status, "gone")]
+    assert bench.session.over
+    assert (bench.commit(10), bench.session.close(0), bench.drafted(10)) == ([], [], [])
+
+
+@pytest.mark.parametrize("status", [Status.UNAVAILABLE, Status.ABORTED])
+def test_a_transient_one_does_not(status: Status):
+    assert isinstance(Bench().open().lost(status)[0], Connect)
+
+
+def test_a_stream_that_ends_well_without_a_farewell_is_a_bug_of_the_server():
+    (failed,) = Bench().open().lost(Status.OK)
+    assert failed == Failed(Status.INTERNAL, "the server ended the stream without a Finish: report a bug")
+
+
+# ---- the end ----
+
+
+def test_it_is_done_when_the_cloud_says_farewell():
+    bench = Bench(room=2).open()
+    bench.commit(10, 11)
+    assert bench.receive(Finish(FinishReason.LENGTH, 3, 2)) == [Done(FinishReason.LENGTH, 2)]
+    assert bench.lost(Status.OK) == []
+
+
+@pytest.mark.parametrize("status", [Status.UNAVAILABLE, Status.INTERNAL])
+def test_a_loss_after_the_last_commit_loses_nothing(status: Status):
+    bench = Bench(stop=(50,)).open()
+    assert bench.commit(10, 50) == [Emit(START, (10, 50))]
+    assert bench.lost(status) == [Done(FinishReason.STOP, 2)]
+
+
+def test_a_close_names_the_position_and_drops_all_drafts():
+    bench = Bench().open()
+    bench.chain(10, 11)
+    bench.commit(10, 50)
+    assert bench.apply(bench.session.close(0, START + 1)) == [SendUp(1, Close(START + 1))]
+    assert (bench.session.tree.live, bench.session.in_flight) == (0, 0)
+    assert bench.apply(bench.session.close(0)) == []
+    assert bench.commit(99) == []  # crossed the close
+    assert bench.drafted(99) == []
+    assert bench.receive(Finish(FinishReason.CLOSED, 3, 1)) == [Done(FinishReason.CLOSED, 1)]
+
+
+def test_a_close_while_the_cloud_finishes_is_a_close():
+    bench = Bench(room=2).open()
+    bench.commit(10)
+    bench.apply(bench.session.close(0))
+    assert bench.commit(11) == []
+    assert bench.receive(Finish(FinishReason.LENGTH, 3, 2)) == [Done(FinishReason.CLOSED, 1)]
+
+
+def test_a_close_that_is_lost_is_a_close():
+    bench = Bench().open()
+    bench.commit(10)
+    bench.apply(bench.session.close(0))
+    assert bench.lost() == [Done(FinishReason.CLOSED, 1)]
+
+
+def test_without_a_stream_a_close_is_done_at_once():
+    bench = Bench().open()
+    bench.commit(10)
+    bench.lost()
+    assert bench.apply(bench.session.close(0)) == [Done(FinishReason.CLOSED, 1)]
+    assert bench.connected() == []
+
+
+@pytest.mark.parametrize("position", [START - 1, START + 2])
+def test_a_close_outside_the_completion_is_a_callers_mistake_and_changes_nothing(position: int):
+    bench = Bench().open()
+    bench.commit(10)
+    with pytest.raises(ValueError, match=rf"position {position} is outside 3\.\.4"):
+        bench.session.close(0, position)
+    assert bench.commit(11)[0] == Emit(START + 1, (11,))
+
+
+def test_a_drain_changes_nothing_until_the_stream_ends():
+    bench = Bench().open()
+    assert bench.receive(Drain()) == []
+    assert bench.commit(10)[0] == Emit(START, (10,))
+
+
+# ---- a broken server ----
+
+
+@pytest.mark.parametrize(
+    ("message", "says"),
+    [
+        (Commit(START + 2, (12,)), "committed at position 5, this log ends at 4"),  # one was lost
+        (Commit(START, (10,)), "committed at position 3, this log ends at 4"),  # the same twice
+        (Commit(START + 1, (11, 50, 12)), "committed beyond the end of the log"),
+        (Commit(START + 1, (11, 12, 13, 14)), "committed beyond the end of the log"),
+        (Finish(FinishReason.STOP, 3, 1), r"finished (stop) but the log of 4 tokens is open"),
+    ],
+)
+def test_a_server_that_breaks_the_contract_is_reported(message: CloudMessage, says: str):
+    bench = Bench(stop=(50,), room=4).open()
+    bench.commit(10)
+    (failed,) = bench.receive(message)
+    assert isinstance(failed, Failed)
+    assert failed.status is Status.INTERNAL
+    assert says in failed.message
+    assert "report a bug" in failed.message
+    assert bench.session.over
+    assert bench.session.tree.live == 0
+
+
+def test_a_commit_after_the_end_is_reported():
+    bench = Bench(stop=(50,)).open()
+    bench.commit(50)
+    (failed,) = bench.commit(10)
+    assert isinstance(failed, Failed)
+    assert failed.status is Status.INTERNAL

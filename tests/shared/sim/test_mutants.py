@@ -1,0 +1,387 @@
+"""Negative controls: machines broken on purpose, each of which the fuzz or the progress checks must catch.
+
+A mutant that nothing catches is a law that nothing keeps. `WORLDS` bounds how long the search may take.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+
+import pytest
+
+from shared.messages import Commit, Draft
+from shared.pool import PoolScheduler
+from shared.session import cloud as cloud_module
+from shared.session import stream as stream_module
+from shared.session.cloud import CloudEffect, CloudSession, Send
+from shared.session.edge import EdgeEffect, EdgeSession, SendUp
+from shared.session.log import TokenLog
+from shared.session.stream import DraftStream
+from shared.session.tree import DraftTree, Node, Settlement, settle
+from shared.sim.fuzz import make_world
+from shared.step import Fact, StepItem
+from tests.shared.sim import progress
+
+WORLDS = 150
+
+Patch = pytest.MonkeyPatch
+Mutant = Callable[[Patch], None]
+
+
+# ---- settling ----
+
+
+def the_heir_dies_with_its_siblings(patch: Patch) -> None:
+    """The order of settling: children are dropped before the right one is taken."""
+    advance = DraftTree.advance
+
+    def broken(tree: DraftTree, token: int) -> tuple[Node | None, list[Node]]:
+        killed = tree.clear()
+        heir, more = advance(tree, token)
+        return heir, [*killed, *more]
+
+    patch.setattr(DraftTree, "advance", broken)
+
+
+def the_correction_is_dropped(patch: Patch) -> None:
+    """After a rejection the fact that rejected is thrown away, and asked for again."""
+
+    def broken(log: TokenLog, tree: DraftTree) -> Settlement:
+        fact = tree.root.fact
+        if fact is not None and tree.root.judged and fact.token not in tree.root.children:
+            tree.root.fact = None
+            return Settlement()
+        done = Settlement()
+        while log.closed is None and tree.root.fact is not None:
+            if tree.root.judged and tree.root.fact.token not in tree.root.children:
+                tree.root.fact = None
+                break
+            one = _settle_one(log, tree)
+            for name in ("tokens", "facts", "promoted", "killed"):
+                getattr(done, name).extend(getattr(one, name))
+            done.judged += one.judged
+            done.accepted += one.accepted
+        return done
+
+    patch.setattr(cloud_module, "settle", broken)
+
+
+def one_token_is_settled_at_a_time(patch: Patch) -> None:
+    patch.setattr(cloud_module, "settle", _settle_one)
+
+
+def _settle_one(log: TokenLog, tree: DraftTree) -> Settlement:
+    """The right loop, stopped after one token: the heir's own fact is hidden from it."""
+    fact = tree.root.fact
+    heir = tree.root.children.get(fact.token) if fact is not None else None
+    if heir is None:
+        return settle(log, tree)
+    known, heir.fact = heir.fact, None
+    done = settle(log, tree)
+    heir.fact = known
+    return done
+
+
+def tokens_follow_the_stop_token(patch: Patch) -> None:
+    close = TokenLog._close_if_due
+
+    def broken(log: TokenLog) -> None:
+        stop, log.stop_tokens = log.stop_tokens, frozenset()
+        close(log)
+        log.stop_tokens = stop
+
+    patch.setattr(TokenLog, "_close_if_due", broken)
+
+
+def a_contradicted_child_lives_on(patch: Patch) -> None:
+    def broken(tree: DraftTree, node: Node, fact: Fact) -> list[Node]:
+        node.fact, node.judged = fact, bool(node.children)
+        return []
+
+    patch.setattr(DraftTree, "learn", broken)
+    patch.setattr(DraftTree, "_kill", lambda tree, top: [])
+
+
+# ---- ids and positions ----
+
+
+def a_stale_parent_is_kept(patch: Patch) -> None:
+    patch.setattr(DraftStream, "killed", lambda stream, nodes: None)
+
+
+def any_alias_is_right(patch: Patch) -> None:
+    child = stream_module._Plan.child
+
+    def broken(plan: stream_module._Plan, parent: object, token: int, cost: float) -> object:
+        if isinstance(parent, stream_module._Alias) and parent.position + 1 < len(plan._log):
+            return stream_module._Alias(parent.position + 1)
+        return child(plan, parent, token, cost)
+
+    patch.setattr(stream_module._Plan, "child", broken)
+
+
+def ids_go_on_after_a_reconnect(patch: Patch) -> None:
+    connected = EdgeSession.connected
+
+    def broken(edge: EdgeSession, stream: int, now: int) -> list[EdgeEffect]:
+        following = edge._next_id
+        effects = connected(edge, stream, now)
+        shift = following - 1
+        edge._next_id += shift
+        return [_shifted(effect, shift) for effect in effects]
+
+    patch.setattr(EdgeSession, "connected", broken)
+
+
+def _shifted(effect: EdgeEffect, shift: int) -> EdgeEffect:
+    if isinstance(effect, SendUp) and isinstance(effect.message, Draft) and effect.message.tokens:
+        message = dataclasses.replace(effect.message, first_node=effect.message.first_node + shift)
+        return SendUp(effect.stream, message)
+    return effect
+
+
+def offsets_are_one_short(patch: Patch) -> None:
+    right = EdgeSession._offset
+    patch.setattr(EdgeSession, "_offset", lambda edge, node: max(0, right(edge, node) - 1))
+
+
+def the_root_never_moves(patch: Patch) -> None:
+    message = EdgeSession._draft_message
+    patch.setattr(
+        EdgeSession,
+        "_draft_message",
+        lambda edge, nodes, **more: dataclasses.replace(
+            message(edge, nodes, **more), root_position=edge.log.prompt_length
+        ),
+    )
+
+
+def ids_of_the_past_are_never_forgotten(patch: Patch) -> None:
+    patch.setattr(DraftStream, "_advance_root", lambda stream, root: None)
+
+
+# ---- commits ----
+
+
+def _tampered(patch: Patch, tamper: Callable[[Sequence[CloudEffect], int], Iterable[CloudEffect]]) -> None:
+    settled = CloudSession._settle
+
+    def broken(cloud: CloudSession, now: int) -> list[CloudEffect]:
+        return list(tamper(settled(cloud, now), len(cloud.log)))
+
+    patch.setattr(CloudSession, "_settle", broken)
+
+
+def _is_commit(effect: CloudEffect) -> bool:
+    return isinstance(effect, Send) and isinstance(effect.message, Commit)
+
+
+def a_commit_is_lost(patch: Patch) -> None:
+    _tampered(patch, lambda effects, length: [one for one in effects if length % 11 or not _is_commit(one)])
+
+
+def a_commit_is_sent_twice(patch: Patch) -> None:
+    def twice(effects: Sequence[CloudEffect], length: int) -> Iterable[CloudEffect]:
+        for effect in effects:
+            yield effect
+            if _is_commit(effect) and length % 11 == 0:
+                yield effect
+
+    _tampered(patch, twice)
+
+
+def opening_again_extends_the_budget(patch: Patch) -> None:
+    openings = EdgeSession._openings
+    patch.setattr(
+        EdgeSession,
+        "_openings",
+        lambda edge: [
+            dataclasses.replace(part, max_length=len(edge.log) + edge._request.max_new_tokens)
+            for part in openings(edge)
+        ],
+    )
+
+
+# ---- steps ----
+
+
+def a_patience_never_runs_out(patch: Patch) -> None:
+    due = CloudSession.end_due_at
+
+    def broken(cloud: CloudSession) -> int | None:
+        waits = cloud._bare_since is not None and cloud._patience > 0 and not cloud._step_now
+        return None if waits else due(cloud)
+
+    patch.setattr(CloudSession, "end_due_at", broken)
+
+
+def a_draft_does_not_end_the_waiting(patch: Patch) -> None:
+    def broken(cloud: CloudSession, now: int) -> None:
+        if cloud._bare_since is None:
+            cloud._bare_since = now
+
+    patch.setattr(CloudSession, "_note_bareness", broken)
+
+
+def a_failed_step_is_not_given_back(patch: Patch) -> None:
+    patch.setattr(CloudSession, "give_back", lambda cloud, keys: None)
+
+
+def a_step_item_names_the_wrong_parent(patch: Patch) -> None:
+    take = CloudSession.take
+
+    def broken(cloud: CloudSession, nodes: Iterable[Node], *, now: int) -> StepItem:
+        item = take(cloud, nodes, now=now)
+        wrong = [
+            dataclasses.replace(node, parent=max(node.parent, index - 1))
+            for index, node in enumerate(item.nodes)
+        ]
+        return dataclasses.replace(item, nodes=tuple(wrong))
+
+    patch.setattr(CloudSession, "take", broken)
+
+
+def ancestors_are_left_out_of_a_step_item(patch: Patch) -> None:
+    take = CloudSession.take
+
+    def broken(cloud: CloudSession, nodes: Iterable[Node], *, now: int) -> StepItem:
+        item = take(cloud, nodes, now=now)
+        flat = [dataclasses.replace(node, parent=-1) for node in item.nodes]
+        return dataclasses.replace(item, nodes=tuple(flat))
+
+    patch.setattr(CloudSession, "take", broken)
+
+
+def long_prompts_are_never_prefilled(patch: Patch) -> None:
+    patch.setattr(PoolScheduler, "_prefills", lambda pool: [])
+
+
+def the_worker_is_not_told_who_left(patch: Patch) -> None:
+    leave = PoolScheduler.leave
+
+    def broken(pool: PoolScheduler, key: int) -> None:
+        leave(pool, key)
+        pool._released.clear()
+
+    patch.setattr(PoolScheduler, "leave", broken)
+
+
+# ---- the edge ----
+
+
+def seen_is_never_reported(patch: Patch) -> None:
+    message = EdgeSession._draft_message
+    patch.setattr(
+        EdgeSession,
+        "_draft_message",
+        lambda edge, nodes, **more: dataclasses.replace(
+            message(edge, nodes, **more), seen=edge.log.prompt_length
+        ),
+    )
+
+
+def the_window_is_forgotten(patch: Patch) -> None:
+    patch.setattr(EdgeSession, "capacity", property(lambda edge: 100_000))
+
+
+def what_the_edge_sent_stays_in_flight(patch: Patch) -> None:
+    patch.setattr(EdgeSession, "_forget", lambda edge, killed: None)
+
+
+def a_late_forward_is_adopted(patch: Patch) -> None:
+    adopt = EdgeSession._adopt
+
+    def broken(edge: EdgeSession, results: Sequence[Sequence[object]], now: int) -> list[EdgeEffect]:
+        assert edge._forwarding is not None
+        nodes, edge._forwarding = list(edge._forwarding.values()), None
+        expansion = edge._policies.expansion
+        if edge.over or expansion is None:
+            return []
+        for node, candidates in zip(nodes, results, strict=True):
+            adopt(edge, node, candidates[: expansion.width], expansion)
+        return edge._pump(now)
+
+    patch.setattr(EdgeSession, "drafted", broken)
+
+
+def after_a_correction_nothing_is_drafted(patch: Patch) -> None:
+    right = EdgeSession._commit
+
+    def broken(edge: EdgeSession, commit: Commit, now: int) -> list[EdgeEffect]:
+        with pytest.MonkeyPatch.context() as within:
+            within.setattr(edge._frontier, "push", lambda node: None)
+            return right(edge, commit, now)
+
+    patch.setattr(EdgeSession, "_commit", broken)
+
+
+def drafts_are_ignored(patch: Patch) -> None:
+    right = CloudSession.draft
+    patch.setattr(
+        CloudSession,
+        "draft",
+        lambda cloud, draft, *, now: right(
+            cloud, dataclasses.replace(draft, tokens=(), parent_offsets=(), costs=()), now=now
+        ),
+    )
+
+
+def an_exhausted_drafter_keeps_silent(patch: Patch) -> None:
+    patch.setattr(EdgeSession, "_waited_for_in_vain", lambda edge, exhausted: False)
+
+
+BY_FUZZ: tuple[Mutant, ...] = (
+    tokens_follow_the_stop_token,
+    a_contradicted_child_lives_on,
+    a_stale_parent_is_kept,
+    ids_go_on_after_a_reconnect,
+    a_commit_is_lost,
+    a_commit_is_sent_twice,
+    opening_again_extends_the_budget,
+    a_failed_step_is_not_given_back,
+    a_step_item_names_the_wrong_parent,
+    ancestors_are_left_out_of_a_step_item,
+    long_prompts_are_never_prefilled,
+    the_worker_is_not_told_who_left,
+    seen_is_never_reported,
+    the_window_is_forgotten,
+    what_the_edge_sent_stays_in_flight,
+    a_late_forward_is_adopted,
+    ids_of_the_past_are_never_forgotten,
+)
+
+BY_PROGRESS: dict[Mutant, Callable[[], None]] = {
+    the_heir_dies_with_its_siblings: progress.synchronous_speculation_is_exact,
+    the_correction_is_dropped: progress.synchronous_speculation_is_exact,
+    one_token_is_settled_at_a_time: progress.synchronous_speculation_is_exact,
+    any_alias_is_right: progress.the_acceptance_counted_is_the_profiles,
+    offsets_are_one_short: progress.speculation_is_as_fast_as_the_reference,
+    the_root_never_moves: progress.synchronous_speculation_is_exact,
+    a_draft_does_not_end_the_waiting: progress.synchronous_speculation_is_exact,
+    after_a_correction_nothing_is_drafted: progress.synchronous_speculation_is_exact,
+    a_patience_never_runs_out: progress.a_silent_drafter_costs_the_patience_and_no_more,
+    drafts_are_ignored: progress.a_chain_that_is_always_right_runs_at_the_drafters_pace,
+    an_exhausted_drafter_keeps_silent: progress.an_exhausted_drafter_does_not_cost_the_patience,
+}
+
+
+def _fuzz() -> None:
+    for seed in range(WORLDS):
+        make_world(seed).run(max_events=50_000)
+
+
+@pytest.mark.parametrize("mutant", BY_FUZZ, ids=lambda mutant: mutant.__name__)
+def test_the_fuzz_catches(mutant: Mutant, monkeypatch: pytest.MonkeyPatch):
+    mutant(monkeypatch)
+    with pytest.raises(Exception):  # noqa: B017 - a broken law, or a machine in a state that it excludes
+        _fuzz()
+
+
+@pytest.mark.parametrize(("mutant", "check"), BY_PROGRESS.items(), ids=lambda one: one.__name__)
+def test_the_progress_checks_catch(
+    mutant: Mutant, check: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+):
+    mutant(monkeypatch)
+    with pytest.raises(AssertionError):
+        check()
