@@ -20,6 +20,8 @@ TopTokens = tuple[Ids, Floats]
 
 NOISE_POOL: Final = 32
 """Tokens among which the coupled noise is evaluated: beyond them no token is likely to win a draw."""
+GREEDY_POOL: Final = 8
+"""Tokens that a greedy estimate is normalised over."""
 LEAST_PROBABILITY: Final = 1e-9
 """Estimates are floored here, so that every cost is finite."""
 GREATEST_COST: Final = -math.log(LEAST_PROBABILITY)
@@ -27,18 +29,26 @@ GREATEST_COST: Final = -math.log(LEAST_PROBABILITY)
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Makes the drafter's own probability p an estimate of what the target draws: exp(-offset) * p ** scale."""
+    """Makes the drafter's own probability p an estimate of what the target draws. Measured by `scripts.pair`."""
 
-    scale: float = 1.0
-    """Like an inverse temperature: below 1 for a drafter whose small probabilities are too small."""
-    offset_nats: float = 0.0
-    """What even the surest candidate costs, for the two models differ."""
+    greedy_sharpness: float = 1.0
+    """A greedy target takes the likeliest token always, so a drafter's p understates its favourite: the estimate is
+    p ** sharpness, normalised over the candidates at hand and what they leave. 1: p itself."""
 
-    def costs(self, estimates_ln: Floats) -> Floats:
-        """Costs in nats, in [0, -ln(LEAST_PROBABILITY)], for ln of the estimates, any shape."""
-        costs = self.offset_nats - self.scale * estimates_ln
-        clipped: Floats = np.minimum(np.maximum(costs, 0.0), GREATEST_COST)
-        return clipped
+    def __post_init__(self) -> None:
+        if not 0.0 < self.greedy_sharpness < math.inf:
+            raise ValueError(f"greedy_sharpness must be above 0 and finite, not {self.greedy_sharpness}")
+
+    def greedy(self, estimates_ln: Floats) -> Floats:
+        """Ln of the estimates, [rows, count], from ln p of the `count` likeliest tokens."""
+        if self.greedy_sharpness == 1.0:
+            return estimates_ln
+        left = (
+            np.maximum(1.0 - np.exp(estimates_ln).sum(axis=-1, keepdims=True), 0.0) ** self.greedy_sharpness
+        )
+        sharp = self.greedy_sharpness * estimates_ln
+        result: Floats = sharp - np.log(np.exp(sharp).sum(axis=-1, keepdims=True) + left)
+        return result
 
 
 IDENTITY: Final = Calibration()
@@ -46,7 +56,7 @@ IDENTITY: Final = Calibration()
 
 def pool_size(sampling: SamplingParams, width: int) -> int:
     """How many of a row's best tokens `rank` wants to see."""
-    return width if sampling.greedy else max(width, NOISE_POOL)
+    return max(width, GREEDY_POOL if sampling.greedy else NOISE_POOL)
 
 
 def top_tokens(logits: Floats, count: int) -> TopTokens:
@@ -89,10 +99,17 @@ def rank(
         BadLogitsError: the model computed NaN or +inf.
     """
     ids, estimates_ln = top
-    if not sampling.greedy:
+    if sampling.greedy:
+        estimates_ln = calibration.greedy(estimates_ln)
+    else:
         ids, estimates = rank_candidates(ids, estimates_ln, sampling, np.array(positions, np.int64))
         estimates_ln = np.log(np.maximum(estimates, LEAST_PROBABILITY))
-    tokens, costs = ids[:, :width].tolist(), calibration.costs(estimates_ln[:, :width]).tolist()
+    tokens, costs = ids[:, :width].tolist(), _costs(estimates_ln[:, :width]).tolist()
     if broken := [row for row, (cost, *_) in enumerate(costs) if math.isnan(cost)]:
         raise BadLogitsError(broken)
     return [list(map(Candidate, *row)) for row in zip(tokens, costs, strict=True)]
+
+
+def _costs(estimates_ln: Floats) -> Floats:
+    clipped: Floats = np.clip(-estimates_ln, 0.0, GREATEST_COST)
+    return clipped

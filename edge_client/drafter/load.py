@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import onnxruntime as ort
 
+from edge_client.drafter.candidates import IDENTITY, Calibration
 from edge_client.drafter.chain_model import FEEDS, KINDS, ChainModel, present_name
 from edge_client.drafter.interface import Drafter
 from edge_client.drafter.onnx_drafter import Model, OnnxDrafter
@@ -67,7 +68,7 @@ def _load_tree(folder: Path, provider: str, threads: int) -> OnnxDrafter:
         )
     context = _positive(metadata, "max_positions", folder / "drafter.json")
     slots = max(context, _positive(metadata, "max_slots", folder / "drafter.json"))
-    return _drafter(TreeModel(session, slots), session, context, tokenizer)
+    return _drafter(TreeModel(session, slots), session, context, tokenizer, _calibration(metadata, folder))
 
 
 def _load_chain(path: Path, provider: str, threads: int) -> OnnxDrafter:
@@ -81,13 +82,28 @@ def _load_chain(path: Path, provider: str, threads: int) -> OnnxDrafter:
     return _drafter(ChainModel(session), session, context, _beside(model_file.parent, "tokenizer.json", up=1))
 
 
-def _drafter(model: Model, session: ort.InferenceSession, context: int, tokenizer: Path) -> OnnxDrafter:
+def _calibration(metadata: dict[str, Any], folder: Path) -> Calibration:
+    """`calibration` of a drafter.json, if it has one."""
+    found = metadata.get("calibration", {})
+    try:
+        return Calibration(**found)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{folder}/drafter.json: calibration: {error}; export the drafter again") from error
+
+
+def _drafter(
+    model: Model,
+    session: ort.InferenceSession,
+    context: int,
+    tokenizer: Path,
+    calibration: Calibration = IDENTITY,
+) -> OnnxDrafter:
     vocabulary = ports(session)[1]["logits"].shape[-1]
     if vocabulary is None:
         raise UserError(
             "the drafter's output 'logits' does not state the vocabulary size: export it with a fixed last dimension"
         )
-    return OnnxDrafter(model, vocabulary, context, tokenizer_fingerprint(tokenizer))
+    return OnnxDrafter(model, vocabulary, context, tokenizer_fingerprint(tokenizer), calibration)
 
 
 def _usual_model_file(path: Path) -> Path:

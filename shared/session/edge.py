@@ -455,6 +455,9 @@ class EdgeSession:
             return None
         if (self.in_flight if self._connected else self.tree.live) >= self.capacity:
             return None
+        # A window's nodes with all their children are no more than this: the rest waits for the message rate.
+        if self.tree.live >= self.capacity * (1 + expansion.width):
+            return None
         nodes = expansion.choose(self._frontier, self._within)
         if not nodes:
             return None

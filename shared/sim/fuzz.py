@@ -72,7 +72,7 @@ def make_world(seed: int) -> World:
         max_live_nodes=random.choice((4, 16, 512)),
         max_depth=random.choice((3, 256)),
         # The lower rate is one that a drafter in these worlds can exceed and reports of `seen` alone cannot.
-        max_messages_per_second=random.choice((200, 100_000)) if profile.step_ms >= 10.0 else 100_000,
+        max_messages_per_second=random.choice((20, 100_000)) if profile.step_ms >= 100.0 else 100_000,
         max_message_bytes=random.choice((64, 1 << 20)),
         run_ahead=random.choice((2, 8, 256)),
     )

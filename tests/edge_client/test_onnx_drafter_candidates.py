@@ -39,9 +39,23 @@ def test_costs_are_finite_and_calibrated() -> None:
     costs = [c.cost for c in rank(top, GREEDY, [1], 4)[0]]
     assert costs[0] == 0.0
     assert all(np.isfinite(costs))
-    top = top_tokens(np.log(np.array([[0.5, 0.25, 0.25]])), 3)
-    calibrated = rank(top, GREEDY, [1], 1, Calibration(scale=2.0, offset_nats=0.5))[0][0]
-    assert calibrated.cost == pytest.approx(0.5 + 2 * np.log(2))
+
+
+def test_a_sharpened_estimate_is_normalised_over_the_candidates_and_the_rest() -> None:
+    probabilities = np.array([[0.4, 0.2, 0.2, 0.1, 0.1]])
+    top = tuple(column[:, :3] for column in top_tokens(np.log(probabilities), 5))
+    costs = [c.cost for c in rank(top, GREEDY, [1], 3, Calibration(greedy_sharpness=2.0))[0]]
+    # The two that were left out count as one of 0.2.
+    assert np.exp(-np.array(costs)) == pytest.approx(np.array([16, 4, 4]) / (16 + 4 + 4 + 4))
+    assert [c.cost for c in rank(top, GREEDY, [1], 3)[0]] == pytest.approx(-np.log([0.4, 0.2, 0.2]))
+    # A sampled draw has an estimate of its own: the sharpness is no business of it.
+    assert rank(top, SAMPLED, [1], 3, Calibration(greedy_sharpness=2.0)) == rank(top, SAMPLED, [1], 3)
+
+
+@pytest.mark.parametrize("sharpness", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_sharpness_out_of_range_is_refused(sharpness: float) -> None:
+    with pytest.raises(ValueError, match="greedy_sharpness"):
+        Calibration(greedy_sharpness=sharpness)
 
 
 def test_sampled_candidates_depend_on_seed_and_position() -> None:

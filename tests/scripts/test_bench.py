@@ -30,7 +30,7 @@ from scripts.bench.pair import SHAPES
 from scripts.bench.peer_drafter import load_peer_drafter
 from scripts.bench.report import QUIET, Aim, Figure, Section, show
 from scripts.bench.settings import BenchSettings
-from scripts.bench.verifier import ACCEPTED, ADVANCE, DRAFTS, Workload, _our_round
+from scripts.bench.verifier import ACCEPTED, ADVANCE, DRAFTS, Workload, our_round
 from scripts.pair.export import export_drafter
 from scripts.pair.runtime import OnnxDrafter
 from scripts.pair.shape import Shape
@@ -38,7 +38,7 @@ from scripts.pair.tokenizer import save_tokenizer, train_tokenizer
 from shared.profiled import Profile
 
 SHAPE = Shape(
-    layers=2, hidden=64, intermediate=96, heads=4, kv_heads=2, head_dim=16, vocabulary=320, max_positions=512
+    layers=2, hidden=64, intermediate=96, heads=4, kv_heads=2, head_dim=16, vocabulary=320, max_positions=2048
 )
 ONE = Spread(1.0, 0.5, 2.0)
 
@@ -76,7 +76,7 @@ def tiny(pair) -> BenchSettings:
         drafter_steps=4,
         past=24,
         session_counts=(1, 3),
-        prompts=1,
+        prompts=2,
         tokens=4,
         live_tokens=6,
         live_rounds=1,
@@ -190,6 +190,12 @@ def test_ratios_are_paired_by_round() -> None:
     assert (rounds.lowest(["a", "b"]), rounds.highest(["a", "b"])) == ("a", "b")
 
 
+def test_a_side_is_chosen_on_one_half_and_measured_on_the_other() -> None:
+    rounds = Rounds({"a": [9.0, 1.0, 9.0, 1.0], "b": [2.0, 2.0, 2.0, 2.0]})
+    assert rounds.every_other(0).highest(["a", "b"]) == "a"
+    assert rounds.every_other(1).spread("a") == Spread(1.0, 1.0, 1.0)
+
+
 @pytest.mark.parametrize(
     ("aim", "ratio", "met"),
     [
@@ -258,7 +264,7 @@ def test_noise_is_fresh_in_every_round(pair, monkeypatch) -> None:
     steps, sessions = 4, 3
     settings = BenchSettings(steps=steps, past=64)
     for number in range(-1, 4):
-        _our_round(verifier, Workload.make(number, sessions, settings, SHAPE.vocabulary), 1.0)
+        our_round(verifier, Workload.make(number, sessions, settings, SHAPE.vocabulary), 1.0)
     verifier.close()
     again = 5 * sessions * (steps - 1)
     assert len(asked) == 5 * sessions * steps * (DRAFTS + 1)

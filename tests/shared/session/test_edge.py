@@ -135,6 +135,19 @@ def triple(draft: Draft) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
     return draft.first_node, draft.root_position, draft.tokens, draft.parent_offsets
 
 
+def _ids(draft: Draft) -> range:
+    return range(draft.first_node, draft.first_node + len(draft.tokens))
+
+
+def _next_tokens(session: EdgeSession, count: int) -> list[int]:
+    """What a chain has drafted next: a cloud that agrees."""
+    tokens, node = [], session.tree.root
+    while node.children and len(tokens) < count:
+        (node,) = node.children.values()
+        tokens.append(node.token)
+    return tokens
+
+
 # ---- opening ----
 
 
@@ -236,6 +249,29 @@ def test_no_more_is_in_flight_than_the_cloud_holds():
     bench.chain(10, 11, 12)
     assert bench.session.in_flight == 3
     assert bench.session._forwarding is None
+
+
+def test_a_drafter_faster_than_the_message_rate_shares_messages_and_loses_nothing():
+    """An honest edge never breaks the contract's rate, however fast its drafter and short its link."""
+    rate, step = 100, 1_000_000
+    bench = Bench(window=50, room=900, limits=Limits(max_messages_per_second=rate, max_depth=900)).open()
+    sizes: list[int] = []
+    for turn in range(1000):
+        news = bench.drafted(5 + turn % 90, now=turn * step) if bench.session._forwarding is not None else []
+        if bench.session.in_flight > 40:
+            news += bench.commit(*_next_tokens(bench.session, 10), now=turn * step)
+        sizes += [len(one.tokens) for one in sent(news)]
+    assert len(sizes) <= 1.45 * rate
+    assert max(sizes) > 1
+    ids = [identity for one in sent(bench.effects) for identity in _ids(one)]
+    assert ids == list(range(1, len(ids) + 1))
+    assert len(ids) == bench.session.counts.drafted - bench.session.pending
+
+
+def test_reports_of_seen_do_not_wait_for_the_rate():
+    bench = Bench(drafts=False, room=900, limits=Limits(max_messages_per_second=4, run_ahead=4)).open()
+    for turn in range(50):
+        assert len(sent(bench.commit(10 + turn % 9))) == 1
 
 
 def test_a_message_carries_no_more_nodes_than_it_may():
@@ -509,6 +545,16 @@ def test_a_close_that_is_lost_is_a_close():
     bench.commit(10)
     bench.apply(bench.session.close(0))
     assert bench.lost() == [Done(FinishReason.CLOSED, 1)]
+
+
+@pytest.mark.parametrize("farewell", [True, False])
+def test_a_close_within_the_last_commit_counts_whatever_becomes_of_the_stream(farewell: bool):
+    """A stop string in the text of the commit that also carries the stop token."""
+    bench = Bench(stop=(50,)).open()
+    bench.commit(10, 11, 50)
+    assert bench.apply(bench.session.close(0, START + 1)) == [SendUp(1, Close(START + 1))]
+    news = bench.receive(Finish(FinishReason.STOP, 3, 3)) if farewell else bench.lost()
+    assert news == [Done(FinishReason.CLOSED, 1)]
 
 
 def test_without_a_stream_a_close_is_done_at_once():

@@ -148,6 +148,13 @@ def speculation_never_costs_time() -> None:
             assert predict(profile, arm, rtt_ms=rtt_ms, tokens=100).tpot_ms <= profile.step_ms
 
 
+def a_fast_drafter_on_a_short_link_keeps_the_message_rate() -> None:
+    """Ten thousand forwards a second, and the default limits: nothing is refused, and the pace is the drafter's."""
+    profile = Profile(acceptance=1.0, draft_ms=0.1, step_ms=2.0)
+    got = predict(profile, chain_arm(64), rtt_ms=0.3, tokens=6000)
+    assert got.tpot_ms == pytest.approx(profile.draft_ms, rel=0.05)
+
+
 CHECKS: tuple[Callable[[], None], ...] = (
     the_cloud_alone_takes_a_step_a_token,
     synchronous_speculation_is_exact,
@@ -158,4 +165,5 @@ CHECKS: tuple[Callable[[], None], ...] = (
     speculation_is_as_fast_as_the_reference,
     the_acceptance_counted_is_the_profiles,
     speculation_never_costs_time,
+    a_fast_drafter_on_a_short_link_keeps_the_message_rate,
 )

@@ -13,6 +13,7 @@ import pytest
 from shared.messages import Commit, Draft
 from shared.pool import PoolScheduler
 from shared.session import cloud as cloud_module
+from shared.session import edge as edge_module
 from shared.session import stream as stream_module
 from shared.session.cloud import CloudEffect, CloudSession, Send
 from shared.session.edge import EdgeEffect, EdgeSession, SendUp
@@ -285,6 +286,10 @@ def the_window_is_forgotten(patch: Patch) -> None:
     patch.setattr(EdgeSession, "capacity", property(lambda edge: 100_000))
 
 
+def the_message_rate_is_forgotten(patch: Patch) -> None:
+    patch.setattr(edge_module, "RATE_SHARE", 1e6)
+
+
 def what_the_edge_sent_stays_in_flight(patch: Patch) -> None:
     patch.setattr(EdgeSession, "_forget", lambda edge, killed: None)
 
@@ -346,6 +351,7 @@ BY_FUZZ: tuple[Mutant, ...] = (
     the_worker_is_not_told_who_left,
     seen_is_never_reported,
     the_window_is_forgotten,
+    the_message_rate_is_forgotten,
     what_the_edge_sent_stays_in_flight,
     a_late_forward_is_adopted,
     ids_of_the_past_are_never_forgotten,

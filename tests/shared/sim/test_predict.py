@@ -92,6 +92,7 @@ def test_speculation_costs_no_other_user_a_token(nodes: int):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("step_ms", [5.0, 30.0, 100.0])
 def test_speculation_never_costs_time_anywhere(step_ms: float):
     grid = itertools.product(
