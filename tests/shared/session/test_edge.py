@@ -1,152 +1,25 @@
-"""EdgeSession: what it sends, what it drafts, and what it makes of the cloud's answers."""
+"""EdgeSession: what it sends, what it drafts, and what it makes of commits."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Sequence
-
 import pytest
 
-from shared.errors import Status
 from shared.messages import (
-    Close,
-    CloudMessage,
-    Commit,
-    Draft,
     Drain,
-    Finish,
-    FinishReason,
     Limits,
     Open,
-    Opened,
 )
-from shared.policy.expansion import BestFirst, Candidate, Expansion, chain
-from shared.policy.pacing import Block, Pacing, Streaming
-from shared.policy.reconnect import Reconnect
-from shared.policy.window import FixedWindow
+from shared.policy.expansion import BestFirst, Candidate
+from shared.policy.pacing import Block
 from shared.sampling import SamplingParams
 from shared.session.edge import (
     Connect,
-    Done,
-    EdgeEffect,
-    EdgePolicies,
-    EdgeSession,
     Emit,
-    Failed,
-    Forward,
     Request,
     SendUp,
 )
-from tests.shared.session.builders import PROMPT, SECOND, model_info
-
-START = len(PROMPT)
-TEXT = (10, 11, 12, 13, 14, 15)
-
-
-class Bench:
-    """An EdgeSession whose effects are kept, and answered by hand."""
-
-    def __init__(
-        self,
-        *,
-        window: int = 4,
-        expansion: Expansion | None = None,
-        pacing: Pacing | None = None,
-        drafts: bool = True,
-        room: int = 20,
-        stop: tuple[int, ...] = (),
-        limits: Limits | None = None,
-        draft_context: int = 1000,
-        patience_us: int = 0,
-        reconnect: Reconnect | None = None,
-        prompt: Sequence[int] = PROMPT,
-    ) -> None:
-        self.policies = EdgePolicies(
-            FixedWindow(window),
-            pacing or Streaming(),
-            (expansion or chain()) if drafts else None,
-            reconnect or Reconnect(),
-            draft_context,
-        )
-        request = Request(tuple(prompt), room, SamplingParams(), stop, patience_us)
-        self.session = EdgeSession(request, model_info(limits=limits), self.policies)
-        self.limits = limits or Limits()
-        self.effects: list[EdgeEffect] = []
-        self.stream = 0
-        self.forwards: list[Forward] = []
-        self.widest = 0
-
-    def apply(self, effects: Iterable[EdgeEffect]) -> list[EdgeEffect]:
-        news = list(effects)
-        self.effects += news
-        for effect in news:
-            if isinstance(effect, Connect):
-                self.stream = effect.stream
-            if isinstance(effect, Forward):
-                self.forwards.append(effect)
-        self.widest = max(self.widest, self.session.in_flight)
-        return news
-
-    def start(self, now: int = 0) -> Bench:
-        self.apply(self.session.start(now))
-        return self
-
-    def open(self, now: int = 0) -> Bench:
-        """Start, connect and be opened."""
-        self.start(now)
-        self.connected(now)
-        self.receive(Opened("s", "x", 0, "model-a", self.limits), now)
-        return self
-
-    def connected(self, now: int = 0) -> list[EdgeEffect]:
-        return self.apply(self.session.connected(self.stream, now))
-
-    def receive(self, message: CloudMessage, now: int = 0) -> list[EdgeEffect]:
-        return self.apply(self.session.receive(self.stream, message, now))
-
-    def commit(self, *tokens: int, now: int = 0) -> list[EdgeEffect]:
-        return self.receive(Commit(len(self.session.log), tokens), now)
-
-    def lost(self, status: Status = Status.UNAVAILABLE, now: int = 0) -> list[EdgeEffect]:
-        return self.apply(self.session.lost(self.stream, status, "gone", now))
-
-    def drafted(self, *tokens: int | tuple[int, ...], now: int = 0) -> list[EdgeEffect]:
-        """Answer the forward that is out: for each key its candidates."""
-        results = [[Candidate(one, 1.0) for one in ([t] if isinstance(t, int) else t)] for t in tokens]
-        return self.apply(self.session.drafted(results, now))
-
-    def chain(self, *tokens: int) -> list[EdgeEffect]:
-        return list(itertools.chain.from_iterable(self.drafted(token) for token in tokens))
-
-
-def sent(effects: Iterable[EdgeEffect]) -> list[Draft]:
-    return [
-        effect.message
-        for effect in effects
-        if isinstance(effect, SendUp) and isinstance(effect.message, Draft)
-    ]
-
-
-def forwards(effects: Iterable[EdgeEffect]) -> list[Forward]:
-    return [effect for effect in effects if isinstance(effect, Forward)]
-
-
-def triple(draft: Draft) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
-    return draft.first_node, draft.root_position, draft.tokens, draft.parent_offsets
-
-
-def _ids(draft: Draft) -> range:
-    return range(draft.first_node, draft.first_node + len(draft.tokens))
-
-
-def _next_tokens(session: EdgeSession, count: int) -> list[int]:
-    """What a chain has drafted next: a cloud that agrees."""
-    tokens, node = [], session.tree.root
-    while node.children and len(tokens) < count:
-        (node,) = node.children.values()
-        tokens.append(node.token)
-    return tokens
-
+from tests.shared.session.builders import PROMPT
+from tests.shared.session.edge_bench import START, TEXT, Bench, forwards, ids, next_tokens, sent, triple
 
 # ---- opening ----
 
@@ -259,13 +132,13 @@ def test_a_drafter_faster_than_the_message_rate_shares_messages_and_loses_nothin
     for turn in range(1000):
         news = bench.drafted(5 + turn % 90, now=turn * step) if bench.session._forwarding is not None else []
         if bench.session.in_flight > 40:
-            news += bench.commit(*_next_tokens(bench.session, 10), now=turn * step)
+            news += bench.commit(*next_tokens(bench.session, 10), now=turn * step)
         sizes += [len(one.tokens) for one in sent(news)]
     assert len(sizes) <= 1.45 * rate
     assert max(sizes) > 1
-    ids = [identity for one in sent(bench.effects) for identity in _ids(one)]
-    assert ids == list(range(1, len(ids) + 1))
-    assert len(ids) == bench.session.counts.drafted - bench.session.pending
+    given = [identity for one in sent(bench.effects) for identity in ids(one)]
+    assert given == list(range(1, len(given) + 1))
+    assert len(given) == bench.session.counts.drafted - bench.session.pending
 
 
 def test_reports_of_seen_do_not_wait_for_the_rate():
@@ -415,199 +288,3 @@ def test_drafts_report_seen_themselves():
     for token in TEXT:
         news = [*bench.drafted(token), *bench.commit(token)]
         assert all(one.tokens for one in sent(news))
-
-
-# ---- reconnecting ----
-
-
-def test_after_a_loss_it_opens_with_the_log_and_sends_its_live_nodes_again_with_ids_from_1():
-    bench = Bench(window=6, expansion=BestFirst(branches=2, width=2)).open()
-    bench.drafted((10, 20))
-    bench.drafted((11, 12), (21, 22))
-    bench.commit(10)
-    assert bench.lost()[0] == Connect(2, 0)
-    news = bench.connected()
-    assert isinstance(news[0], SendUp)
-    opening = news[0].message
-    assert isinstance(opening, Open)
-    assert (opening.tokens, opening.prompt_length) == ((*PROMPT, 10), START)
-    assert opening.max_length == START + 20  # absolute: opening again does not extend it
-    assert [triple(one) for one in sent(news)] == [(1, START + 1, (11, 12), (0, 0))]
-    assert bench.session.in_flight == 2
-
-
-def test_a_node_below_another_is_sent_again_with_its_offset():
-    bench = Bench(window=4).open()
-    bench.chain(10, 11, 12)
-    bench.lost()
-    assert [triple(one) for one in sent(bench.connected())] == [(1, START, (10, 11, 12), (0, 1, 1))]
-
-
-def test_what_was_in_flight_when_the_stream_broke_is_not_counted_as_in_flight():
-    bench = Bench(window=3).open()
-    bench.chain(10, 11, 12)
-    bench.lost()
-    bench.connected()
-    assert bench.session.in_flight == 3
-    assert bench.session.counts.sent == 6
-
-
-def test_a_message_of_an_earlier_stream_is_late():
-    bench = Bench().open()
-    bench.lost()
-    bench.connected()
-    assert bench.session.receive(1, Commit(START, (10,)), 0) == []
-    assert bench.session.lost(1, Status.INTERNAL, "late", 0) == []
-    assert bench.session.connected(1, 0) == []
-    assert len(bench.session.log) == START
-
-
-def test_attempts_back_off_and_end_at_the_deadline():
-    bench = Bench(reconnect=Reconnect(patience=1.0)).start()
-    times = []
-    for _ in range(4):
-        (connect, *_) = bench.lost(now=times[-1] if times else 0)
-        assert isinstance(connect, Connect)
-        times.append(connect.at)
-    assert times == sorted(times)
-    assert times[0] > 0
-    (failed,) = bench.lost(now=2 * SECOND)
-    assert failed == Failed(Status.UNAVAILABLE, "gone")
-    assert bench.session.over
-
-
-@pytest.mark.parametrize(
-    "status",
-    [
-        Status.INVALID_ARGUMENT,
-        Status.FAILED_PRECONDITION,
-        Status.RESOURCE_EXHAUSTED,
-        Status.INTERNAL,
-        Status.UNKNOWN,
-    ],
-)
-def test_a_status_that_is_not_transient_ends_it_loudly(status: Status):
-    bench = Bench().open()
-    assert bench.lost(status) == [Failed(status, "gone")]
-    assert bench.session.over
-    assert (bench.commit(10), bench.session.close(0), bench.drafted(10)) == ([], [], [])
-
-
-@pytest.mark.parametrize("status", [Status.UNAVAILABLE, Status.ABORTED])
-def test_a_transient_one_does_not(status: Status):
-    assert isinstance(Bench().open().lost(status)[0], Connect)
-
-
-def test_a_stream_that_ends_well_without_a_farewell_is_a_bug_of_the_server():
-    (failed,) = Bench().open().lost(Status.OK)
-    assert failed == Failed(Status.INTERNAL, "the server ended the stream without a Finish: report a bug")
-
-
-# ---- the end ----
-
-
-def test_it_is_done_when_the_cloud_says_farewell():
-    bench = Bench(room=2).open()
-    bench.commit(10, 11)
-    assert bench.receive(Finish(FinishReason.LENGTH, 3, 2)) == [Done(FinishReason.LENGTH, 2)]
-    assert bench.lost(Status.OK) == []
-
-
-@pytest.mark.parametrize("status", [Status.UNAVAILABLE, Status.INTERNAL])
-def test_a_loss_after_the_last_commit_loses_nothing(status: Status):
-    bench = Bench(stop=(50,)).open()
-    assert bench.commit(10, 50) == [Emit(START, (10, 50))]
-    assert bench.lost(status) == [Done(FinishReason.STOP, 2)]
-
-
-def test_a_close_names_the_position_and_drops_all_drafts():
-    bench = Bench().open()
-    bench.chain(10, 11)
-    bench.commit(10, 50)
-    assert bench.apply(bench.session.close(0, START + 1)) == [SendUp(1, Close(START + 1))]
-    assert (bench.session.tree.live, bench.session.in_flight) == (0, 0)
-    assert bench.apply(bench.session.close(0)) == []
-    assert bench.commit(99) == []  # crossed the close
-    assert bench.drafted(99) == []
-    assert bench.receive(Finish(FinishReason.CLOSED, 3, 1)) == [Done(FinishReason.CLOSED, 1)]
-
-
-def test_a_close_while_the_cloud_finishes_is_a_close():
-    bench = Bench(room=2).open()
-    bench.commit(10)
-    bench.apply(bench.session.close(0))
-    assert bench.commit(11) == []
-    assert bench.receive(Finish(FinishReason.LENGTH, 3, 2)) == [Done(FinishReason.CLOSED, 1)]
-
-
-def test_a_close_that_is_lost_is_a_close():
-    bench = Bench().open()
-    bench.commit(10)
-    bench.apply(bench.session.close(0))
-    assert bench.lost() == [Done(FinishReason.CLOSED, 1)]
-
-
-@pytest.mark.parametrize("farewell", [True, False])
-def test_a_close_within_the_last_commit_counts_whatever_becomes_of_the_stream(farewell: bool):
-    """A stop string in the text of the commit that also carries the stop token."""
-    bench = Bench(stop=(50,)).open()
-    bench.commit(10, 11, 50)
-    assert bench.apply(bench.session.close(0, START + 1)) == [SendUp(1, Close(START + 1))]
-    news = bench.receive(Finish(FinishReason.STOP, 3, 3)) if farewell else bench.lost()
-    assert news == [Done(FinishReason.CLOSED, 1)]
-
-
-def test_without_a_stream_a_close_is_done_at_once():
-    bench = Bench().open()
-    bench.commit(10)
-    bench.lost()
-    assert bench.apply(bench.session.close(0)) == [Done(FinishReason.CLOSED, 1)]
-    assert bench.connected() == []
-
-
-@pytest.mark.parametrize("position", [START - 1, START + 2])
-def test_a_close_outside_the_completion_is_a_callers_mistake_and_changes_nothing(position: int):
-    bench = Bench().open()
-    bench.commit(10)
-    with pytest.raises(ValueError, match=rf"position {position} is outside 3\.\.4"):
-        bench.session.close(0, position)
-    assert bench.commit(11)[0] == Emit(START + 1, (11,))
-
-
-def test_a_drain_changes_nothing_until_the_stream_ends():
-    bench = Bench().open()
-    assert bench.receive(Drain()) == []
-    assert bench.commit(10)[0] == Emit(START, (10,))
-
-
-# ---- a broken server ----
-
-
-@pytest.mark.parametrize(
-    ("message", "says"),
-    [
-        (Commit(START + 2, (12,)), "committed at position 5, this log ends at 4"),  # one was lost
-        (Commit(START, (10,)), "committed at position 3, this log ends at 4"),  # the same twice
-        (Commit(START + 1, (11, 50, 12)), "committed beyond the end of the log"),
-        (Commit(START + 1, (11, 12, 13, 14)), "committed beyond the end of the log"),
-        (Finish(FinishReason.STOP, 3, 1), r"finished (stop) but the log of 4 tokens is open"),
-    ],
-)
-def test_a_server_that_breaks_the_contract_is_reported(message: CloudMessage, says: str):
-    bench = Bench(stop=(50,), room=4).open()
-    bench.commit(10)
-    (failed,) = bench.receive(message)
-    assert isinstance(failed, Failed)
-    assert failed.status is Status.INTERNAL
-    assert says in failed.message
-    assert "report a bug" in failed.message
-    assert bench.session.over
-    assert bench.session.tree.live == 0
-
-
-def test_a_commit_after_the_end_is_reported():
-    bench = Bench(stop=(50,)).open()
-    bench.commit(50)
-    (failed,) = bench.commit(10)
-    assert isinstance(failed, Failed)
-    assert failed.status is Status.INTERNAL

@@ -17,7 +17,6 @@ from shared.session.edge import Done, EdgePolicies, Request
 from shared.sim.models import SyntheticDrafter, SyntheticWorker
 from shared.sim.predict import model_info
 from shared.sim.world import EdgePlan, Faults, LawBroken, World
-from shared.step import Step, StepOutcome
 
 PROFILE = Profile(step_ms=10.0)
 PAIR = ProfiledPair(PROFILE)
@@ -40,20 +39,15 @@ def test_a_quiet_world_ends_with_the_targets_text():
 
 
 def test_a_wrong_token_is_noticed(monkeypatch: pytest.MonkeyPatch):
-    other = SyntheticWorker(ProfiledPair(Profile(seed=1)))
-    monkeypatch.setattr(SyntheticWorker, "step", lambda worker, step, us: _step(other, step, us))
+    right, other = SyntheticWorker.step, SyntheticWorker(ProfiledPair(Profile(seed=1)))
+    monkeypatch.setattr(
+        SyntheticWorker, "step", lambda worker, step, duration_us: right(other, step, duration_us)
+    )
     with pytest.raises(LawBroken, match="the target alone writes"):
         world(plan()).run()
 
 
-_step = SyntheticWorker.step
-
-
-def test_a_worker_that_never_answers_is_noticed(monkeypatch: pytest.MonkeyPatch):
-    def never(worker: SyntheticWorker, step: Step, us: int) -> StepOutcome:
-        raise AssertionError("unreachable")
-
-    monkeypatch.setattr(SyntheticWorker, "step", never)
+def test_a_worker_that_never_answers_is_noticed():
     with pytest.raises(LawBroken, match="no end after"):
         world(plan(), faults=Faults(step_failure=1.0)).run(max_events=5000)
 
