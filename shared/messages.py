@@ -44,7 +44,7 @@ class Limits:
     max_messages_per_second: int = 2000
     max_sessions: int = 64
     max_patience_us: int = 5_000_000
-    run_ahead: int = 256
+    run_ahead: int = 1024
     """Self-decode stops this many tokens past the `seen` that the edge has reported."""
 
 

@@ -72,9 +72,10 @@ class PoolScheduler:
             Pending(
                 session.key,
                 session.missing_drafts(),
-                session.tree.root.path_cost,
+                session.tree.root,
                 # A drafter that was never judged counts as even odds: neither starved nor trusted.
-                (session.accepted + 1) / (session.judged + 2),
+                acceptance=(session.accepted + 1) / (session.judged + 2),
+                honesty=min(1.0, (session.accepted + 1) / (session.claimed + 1)),
             )
             for session in due
         ]

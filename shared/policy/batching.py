@@ -21,10 +21,19 @@ class Pending:
 
     session: int
     drafts: Sequence[Node]
-    base_cost: float
-    """`path_cost` of the end, in nats: subtract it to compare nodes."""
+    end: Node
+    """The end of its log: costs and depths of the drafts count from here."""
     acceptance: float
     """Share of judged tokens that its drafts had right, as the cloud counted it; 0..1."""
+    honesty: float
+    """Judged tokens that its drafts had right for each that their costs claimed, as the cloud counted it; 0..1."""
+
+    def chance(self, node: Node) -> float:
+        """The chance that a draft lies on the true path: what its costs claim, taken down by what such claims were
+        worth so far, once per token. A drafter that overstates itself only takes its own nodes out of the step.
+        """
+        depth = node.position - self.end.position
+        return math.exp(self.end.path_cost - node.path_cost) * self.honesty**depth
 
 
 class NodeBudget(Protocol):
@@ -134,9 +143,7 @@ class MeasuredBudget:
         """See `NodeBudget.choose`."""
         chosen = FlatBudget(self.nodes, self.per_session).choose(ends, pending)
         toll = self.cost.per_token_us * ends
-        return [
-            self._worthwhile(nodes, one.base_cost, toll) for nodes, one in zip(chosen, pending, strict=True)
-        ]
+        return [self._worthwhile(nodes, one, toll) for nodes, one in zip(chosen, pending, strict=True)]
 
     def advice(self, sessions: int) -> int:
         """See `NodeBudget.advice`."""
@@ -146,10 +153,10 @@ class MeasuredBudget:
         """See `NodeBudget.measured`."""
         self.cost.learn(tokens, duration_us)
 
-    def _worthwhile(self, nodes: Sequence[Node], base_cost: float, toll: float) -> list[Node]:
+    def _worthwhile(self, nodes: Sequence[Node], pending: Pending, toll: float) -> list[Node]:
         expected, kept = 1.0, []
-        for node in nodes:  # likeliest first, so the first that does not pay is the last that is looked at
-            chance = math.exp(base_cost - node.path_cost)
+        for node in nodes:  # parents first; a child's chance is below its parent's
+            chance = pending.chance(node)
             if chance * self.cost.mean_us / expected < toll:
                 break
             expected += chance

@@ -133,6 +133,8 @@ class CloudSession:
         """Nothing more will be sent; the session's KV may go."""
         self.accepted = 0
         self.judged = 0
+        self.claimed = 0.0
+        """How many of the judged tokens the drafts' costs said they would have right."""
         self._patience = opening.patience_us * MICROSECOND
         self._nodes: dict[int, Node] = {self.tree.root.key: self.tree.root}
         self._in_flight: set[int] = set()
@@ -299,6 +301,7 @@ class CloudSession:
         self._note_bareness(now)
         self.accepted += done.accepted
         self.judged += done.judged
+        self.claimed += done.claimed
         effects: list[CloudEffect] = [Send(self.stream, self._commit(position, done))]
         self.drafts.sent_length = len(self.log)
         if self.log.closed is not None:

@@ -43,6 +43,8 @@ from shared.session.tree import DraftTree, Node, settle
 from shared.step import Fact
 
 MAX_WIRE_COST = 255
+SEEN_SHARE = 16
+"""What was seen is reported that often per `run_ahead`: a long link with short steps must not run into it."""
 RATE_SHARE = 0.9
 BURST_SHARE = 0.5
 """Of the message rate that the cloud takes, and of a second of it at once: the rest is for what jitter compresses."""
@@ -186,6 +188,8 @@ class EdgeSession:
         self._next_id = 1
         self._seen_sent = 0
         self._allowance = self._full_allowance(0)
+        self._reopening = False
+        """A stream was lost, and none was opened since."""
         self._asked_at = 0
         """Log length at which the cloud was asked for a token at once, on this stream."""
 
@@ -236,8 +240,11 @@ class EdgeSession:
             return self._done(self.log.closed, len(self.log))
         if status is Status.OK:
             return self._fail(Status.INTERNAL, "the server ended the stream without a Finish: report a bug")
-        if not status.transient or not self._policies.reconnect.allows(now):
+        # A full server may not have noticed yet that the stream before is gone.
+        full_of_itself = status is Status.RESOURCE_EXHAUSTED and self._reopening
+        if not (status.transient or full_of_itself) or not self._policies.reconnect.allows(now):
             return self._fail(status, message)
+        self._reopening = True
         self.counts.reconnects += 1
         return [self._connect(now), *self._pump(now)]
 
@@ -246,6 +253,7 @@ class EdgeSession:
         if self.over or stream != self._stream:
             return []
         if isinstance(message, Opened):
+            self._reopening = False
             self._limits = message.limits
             return self._pump(now)
         if isinstance(message, Commit):
@@ -371,7 +379,7 @@ class EdgeSession:
         if self._waited_for_in_vain(exhausted):
             self._asked_at = len(self.log)
             messages.append(self._draft_message([], step_now=True))
-        elif len(self.log) - self._seen_sent >= max(1, self._limits.run_ahead // 4):
+        elif len(self.log) - self._seen_sent >= max(1, self._limits.run_ahead // SEEN_SHARE):
             messages.append(self._draft_message([]))
         for message in messages:
             self._allowance.take(now)

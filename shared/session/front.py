@@ -6,12 +6,13 @@ rule into the end of that one stream; other sessions do not notice.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from shared.errors import ContractViolation, Status
 from shared.messages import Close, Draft, Drain, EdgeMessage, ModelInfo, Open
 from shared.pool import PoolScheduler
 from shared.session.cloud import CloudEffect, CloudSession, EndStream, Send
+from shared.session.rate import Allowance
 from shared.step import Step, StepOutcome
 
 
@@ -24,9 +25,18 @@ class Ticket:
 
 
 @dataclass(slots=True)
+class _Opening:
+    """An `Open` whose last part has not come."""
+
+    first: Open
+    allowance: Allowance
+    tokens: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class _Stream:
     ticket: Ticket
-    opening: Open | None = None
+    opening: _Opening | None = None
     session: CloudSession | None = None
 
 
@@ -89,8 +99,54 @@ class CloudFront:
         if stream in self._streams:
             self._drop(stream)
 
+    def crowded(self) -> list[CloudEffect]:
+        """Too many streams have no session: the one that has waited longest makes room.
+
+        Not the newest: streams that never open anything would keep everybody else out.
+        """
+        for stream, known in self._streams.items():
+            if known.session is None:
+                return self.violated(
+                    stream,
+                    ContractViolation(
+                        Status.RESOURCE_EXHAUSTED,
+                        "too many streams wait without a session: open again in a few seconds",
+                    ),
+                )
+        return []
+
+    def overdue(self, stream: int) -> list[CloudEffect]:
+        """The time for the stream's `Open` is over."""
+        known = self._streams.get(stream)
+        if known is None or known.session is not None:
+            return []
+        return self.violated(
+            stream,
+            ContractViolation(
+                Status.DEADLINE_EXCEEDED, "no complete Open in time: send it when the stream begins"
+            ),
+        )
+
+    def silent(self, stream: int) -> list[CloudEffect]:
+        """Its edge has said nothing for long. A session that only the edge could move on does not rest for ever."""
+        known = self._streams.get(stream)
+        if known is None or known.session is None:
+            return []
+        unseen = len(known.session.log) - known.session.drafts.seen
+        if unseen < self._info.limits.run_ahead:
+            return []
+        return self.violated(
+            stream,
+            ContractViolation(
+                Status.DEADLINE_EXCEEDED,
+                f"{unseen} tokens were not reported as seen for too long: open again with the log",
+            ),
+        )
+
     def drain(self) -> list[CloudEffect]:
         """Take no new streams and ask the present ones to move on; they are served until they end."""
+        if self._draining:
+            return []
         self._draining = True
         return [Send(stream, Drain()) for stream in self._streams]
 
@@ -126,27 +182,39 @@ class CloudFront:
             raise ContractViolation(
                 Status.INVALID_ARGUMENT, "a second Open: a stream carries one session, open another stream"
             )
-        if known.opening is None:
-            known.opening = message
-        else:
-            tokens = known.opening.tokens + message.tokens
-            known.opening = replace(known.opening, tokens=tokens, more=message.more)
-        if len(known.opening.tokens) >= self._info.context_length:
-            raise ContractViolation(
-                Status.OUT_OF_RANGE,
-                f"the log fills the context of {self._info.context_length} tokens: shorten the prompt",
-            )
-        if known.opening.more:
+        opening = self._collect(known, message, now)
+        if opening is None:
             return []
         if self._pool.sessions >= self._info.limits.max_sessions:
             raise ContractViolation(
                 Status.RESOURCE_EXHAUSTED,
                 f"all {self._info.limits.max_sessions} sessions are taken: try again in a few seconds",
             )
-        session = CloudSession(stream, stream, known.opening, self._info, now=now)
+        session = CloudSession(stream, stream, opening, self._info, now=now)
         known.session, known.opening = session, None
         self._pool.join(session)
         return self._ended(session.opened(known.ticket.session_id, known.ticket.secret))
+
+    def _collect(self, known: _Stream, part: Open, now: int) -> Open | None:
+        """The whole `Open`, once its last part has come."""
+        limits = self._info.limits
+        if known.opening is None:
+            rate = float(limits.max_messages_per_second)
+            known.opening = _Opening(part, Allowance(rate, rate, now=now))
+        opening = known.opening
+        if opening.allowance.left(now) < 1.0:
+            raise ContractViolation(
+                Status.RESOURCE_EXHAUSTED,
+                f"more than {limits.max_messages_per_second} messages a second: send a log in few parts",
+            )
+        opening.allowance.take(now)
+        opening.tokens += part.tokens
+        if len(opening.tokens) >= self._info.context_length:
+            raise ContractViolation(
+                Status.OUT_OF_RANGE,
+                f"the log fills the context of {self._info.context_length} tokens: shorten the prompt",
+            )
+        return None if part.more else replace(opening.first, tokens=tuple(opening.tokens), more=False)
 
     def _close(self, stream: int, session: CloudSession, message: Close) -> list[CloudEffect]:
         effects = session.close(message)

@@ -11,6 +11,7 @@ The end itself is a node (the root); it stands for the last token of the log.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -24,9 +25,9 @@ class Node:
     __slots__ = (
         "alive",
         "children",
+        "claimed",
         "cost",
         "fact",
-        "judged",
         "key",
         "parent",
         "path_cost",
@@ -47,8 +48,8 @@ class Node:
         """Sum of the costs down from wherever the tree began: comparable within a tree only."""
         self.children: dict[int, Node] = {}
         self.fact: Fact | None = None
-        self.judged = False
-        """Whether a draft was at hand when the fact came: what the acceptance rate is counted over."""
+        self.claimed: float | None = None
+        """The chance that its children together claimed when the fact came; None: there were none to judge."""
         self.alive = True
 
     def __repr__(self) -> str:
@@ -87,7 +88,7 @@ class DraftTree:
     def learn(self, node: Node, fact: Fact) -> list[Node]:
         """Record the first fact at a live node; returns the nodes that it kills."""
         node.fact = fact
-        node.judged = bool(node.children)
+        node.claimed = _claim(node)
         killed: list[Node] = []
         for token in [token for token in node.children if token != fact.token]:
             killed += self._kill(node.children.pop(token))
@@ -147,6 +148,8 @@ class Settlement:
     killed: list[Node] = field(default_factory=list)
     judged: int = 0
     """Committed tokens for which a draft was at hand."""
+    claimed: float = 0.0
+    """How many of the judged tokens the drafts' costs said they would have right."""
     accepted: int = 0
     """Committed tokens that a draft had right."""
 
@@ -155,16 +158,25 @@ def settle(log: TokenLog, tree: DraftTree) -> Settlement:
     """Commit what the known facts allow (design: "Settling"). Laws 1 and 2 live in this loop."""
     done = Settlement()
     while log.closed is None and tree.root.fact is not None:
-        fact, judged = tree.root.fact, tree.root.judged or bool(tree.root.children)
+        fact = tree.root.fact
+        claimed = tree.root.claimed if tree.root.claimed is not None else _claim(tree.root)
         log.append(fact.token)
         heir, killed = tree.advance(fact.token)
         done.tokens.append(fact.token)
         done.facts.append(fact)
         done.killed += killed
-        done.judged += judged
+        if claimed is not None:
+            done.judged += 1
+            done.claimed += claimed
         if heir is not None:
             done.promoted.append(heir)
             done.accepted += 1
     if log.closed is not None:
         done.killed += tree.clear()
     return done
+
+
+def _claim(node: Node) -> float | None:
+    if not node.children:
+        return None
+    return min(1.0, sum(math.exp(-child.cost) for child in node.children.values()))

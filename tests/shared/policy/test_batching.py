@@ -9,19 +9,22 @@ from shared.session.tree import DraftTree, Node
 from tests.shared.session.builders import new_log
 
 
-def chain(length: int, cost: float = 0.2) -> list[Node]:
+def chain(
+    length: int, cost: float = 0.2, *, key: int = 0, acceptance: float = 0.5, honesty: float = 1.0
+) -> Pending:
     tree = DraftTree(new_log())
-    nodes, node = [], tree.root
+    nodes: list[Node] = []
+    node = tree.root
     for token in range(10, 10 + length):
         node = tree.add(node, token, cost)
         nodes.append(node)
-    return nodes
+    return Pending(key, nodes, tree.root, acceptance, honesty)
 
 
 def pending(*lengths: int, acceptance: tuple[float, ...] = (), cost: float = 0.2) -> list[Pending]:
     rates = acceptance or (0.5,) * len(lengths)
     return [
-        Pending(key, chain(length, cost), 0.0, rate)
+        chain(length, cost, key=key, acceptance=rate)
         for key, (length, rate) in enumerate(zip(lengths, rates, strict=True))
     ]
 
@@ -51,9 +54,7 @@ def test_ends_take_their_room_first_and_the_rest_is_shared(budget, ends, lengths
 
 
 def test_what_the_cloud_measured_ranks_sessions_and_costs_do_not():
-    claims = pending(8, cost=0.0)[0]
-    honest = pending(8, cost=3.0)[0]
-    sessions = [Pending(0, claims.drafts, 0.0, 0.1), Pending(1, honest.drafts, 0.0, 0.9)]
+    sessions = [chain(8, cost=0.0, key=0, acceptance=0.1), chain(8, cost=3.0, key=1, acceptance=0.9)]
     assert counts(FlatBudget(8, 50), 0, sessions) == [0, 8]
 
 
@@ -101,6 +102,14 @@ def test_a_likelier_chain_goes_deeper():
     budget = measured(300.0)
     sure, unsure = pending(30, cost=0.02), pending(30, cost=1.0)
     assert counts(budget, 4, sure)[0] > counts(budget, 4, unsure)[0]
+
+
+def test_a_drafter_that_overstates_itself_taxes_nobody():
+    # It claims certainty and was right once in five: its deeper nodes are not worth what they cost the others.
+    budget = measured(300.0)
+    liar, honest = chain(30, cost=0.0, honesty=0.2), chain(30, cost=-math.log(0.2), key=1)
+    assert counts(budget, 4, [liar]) == counts(budget, 4, [honest])
+    assert counts(budget, 4, [chain(30, cost=0.0)])[0] > counts(budget, 4, [liar])[0]
 
 
 def test_a_step_that_got_shorter_with_size_costs_nothing_more():

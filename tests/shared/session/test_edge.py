@@ -276,7 +276,7 @@ def test_a_forward_is_answered_once():
 
 
 def test_seen_alone_is_reported_before_the_cloud_has_to_stop():
-    bench = Bench(drafts=False, limits=Limits(run_ahead=8)).open()
+    bench = Bench(drafts=False, limits=Limits(run_ahead=32)).open()  # reported every 2 tokens
     news = [sent(bench.commit(token)) for token in TEXT]
     assert [len(one) for one in news] == [0, 1, 0, 1, 0, 1]
     (draft,) = news[3]
@@ -284,7 +284,7 @@ def test_seen_alone_is_reported_before_the_cloud_has_to_stop():
 
 
 def test_drafts_report_seen_themselves():
-    bench = Bench(window=10, limits=Limits(run_ahead=8)).open()
+    bench = Bench(window=10, limits=Limits(run_ahead=32)).open()
     for token in TEXT:
         news = [*bench.drafted(token), *bench.commit(token)]
         assert all(one.tokens for one in sent(news))

@@ -220,3 +220,18 @@ def test_a_commit_after_the_end_is_reported():
     (failed,) = bench.commit(10)
     assert isinstance(failed, Failed)
     assert failed.status is Status.INTERNAL
+
+
+def test_a_full_server_is_asked_again_for_a_session_that_it_held():
+    # It may not have noticed yet that the lost stream's session is free.
+    bench = Bench().open()
+    bench.commit(10)
+    assert isinstance(bench.lost(Status.UNAVAILABLE)[0], Connect)
+    bench.connected()
+    assert isinstance(bench.lost(Status.RESOURCE_EXHAUSTED)[0], Connect)
+
+
+def test_a_full_server_refuses_a_new_session_for_good():
+    bench = Bench().start()
+    bench.connected()
+    assert isinstance(bench.lost(Status.RESOURCE_EXHAUSTED)[0], Failed)

@@ -50,12 +50,12 @@ def the_correction_is_dropped(patch: Patch) -> None:
 
     def broken(log: TokenLog, tree: DraftTree) -> Settlement:
         fact = tree.root.fact
-        if fact is not None and tree.root.judged and fact.token not in tree.root.children:
+        if fact is not None and tree.root.claimed is not None and fact.token not in tree.root.children:
             tree.root.fact = None
             return Settlement()
         done = Settlement()
         while log.closed is None and tree.root.fact is not None:
-            if tree.root.judged and tree.root.fact.token not in tree.root.children:
+            if tree.root.claimed is not None and tree.root.fact.token not in tree.root.children:
                 tree.root.fact = None
                 break
             one = _settle_one(log, tree)
@@ -97,7 +97,7 @@ def tokens_follow_the_stop_token(patch: Patch) -> None:
 
 def a_contradicted_child_lives_on(patch: Patch) -> None:
     def broken(tree: DraftTree, node: Node, fact: Fact) -> list[Node]:
-        node.fact, node.judged = fact, bool(node.children)
+        node.fact, node.claimed = fact, 1.0 if node.children else None
         return []
 
     patch.setattr(DraftTree, "learn", broken)
