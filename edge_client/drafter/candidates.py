@@ -31,23 +31,20 @@ GREATEST_COST: Final = -math.log(LEAST_PROBABILITY)
 class Calibration:
     """Makes the drafter's own probability p an estimate of what the target draws. Measured by `scripts.pair`."""
 
-    greedy_sharpness: float = 1.0
-    """A greedy target takes the likeliest token always, so a drafter's p understates its favourite: the estimate is
-    p ** sharpness, normalised over the candidates at hand and what they leave. 1: p itself."""
+    greedy_sharpness: float | None = None
+    """A greedy target takes the likeliest token always, so a drafter's p understates its favourites: the estimate is
+    p ** sharpness, normalised over the few candidates at hand. None: p itself."""
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.greedy_sharpness < math.inf:
+        if self.greedy_sharpness is not None and not 0.0 < self.greedy_sharpness < math.inf:
             raise ValueError(f"greedy_sharpness must be above 0 and finite, not {self.greedy_sharpness}")
 
     def greedy(self, estimates_ln: Floats) -> Floats:
         """Ln of the estimates, [rows, count], from ln p of the `count` likeliest tokens."""
-        if self.greedy_sharpness == 1.0:
+        if self.greedy_sharpness is None:
             return estimates_ln
-        left = (
-            np.maximum(1.0 - np.exp(estimates_ln).sum(axis=-1, keepdims=True), 0.0) ** self.greedy_sharpness
-        )
-        sharp = self.greedy_sharpness * estimates_ln
-        result: Floats = sharp - np.log(np.exp(sharp).sum(axis=-1, keepdims=True) + left)
+        sharp = self.greedy_sharpness * (estimates_ln - estimates_ln[:, :1])
+        result: Floats = sharp - np.log(np.exp(sharp).sum(axis=-1, keepdims=True))
         return result
 
 

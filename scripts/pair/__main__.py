@@ -10,6 +10,7 @@ import torch
 import typer
 from tokenizers import Tokenizer
 
+from scripts.pair.calibrate import calibrate as calibrate_pair
 from scripts.pair.corpus import held_out_texts, training_files
 from scripts.pair.data import Tokens, encode_files, training_mixture
 from scripts.pair.distil import DistilPlan
@@ -116,12 +117,20 @@ def evaluate(out: Out = OUT, prompts: int = 96, tokens: int = 128, threads: Thre
 
 
 @app.command()
+def calibrate(out: Out = OUT, prompts: int = 24, tokens: int = 128, threads: Threads = 2) -> None:
+    """Fit how sure the drafter should be, and write it into its drafter.json."""
+    torch.set_num_threads(threads)
+    calibrate_pair(out, prompts, tokens, say)
+
+
+@app.command()
 def train(minutes: float = 50, work: Work = WORK, out: Out = OUT, threads: Threads = 2) -> None:
     """Everything, from the sources on this machine to the finished pair; half of the minutes for each model."""
     tokenizer(work)
     target(minutes / 2, work, threads)
     distil(minutes / 2, work, threads)
     export(work, out)
+    calibrate(out, threads=threads)
     evaluate(out, threads=threads)
 
 
