@@ -13,7 +13,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from cloud_server.engine import Engine
+from cloud_server.engine import Engine, StreamLimits
 from cloud_server.metrics import Metrics
 from cloud_server.service import SlipstreamService
 from cloud_server.worker import Worker
@@ -36,6 +36,7 @@ class ServeOptions:
     listen: str = "127.0.0.1:50051"
     """HOST:PORT; port 0 picks a free one."""
     limits: Limits = Limits()  # noqa: RUF009 - a frozen value
+    streams: StreamLimits = StreamLimits()  # noqa: RUF009 - a frozen value
     budget: Callable[[], NodeBudget] = MeasuredBudget
     drain_s: float = 5.0
     """Seconds that open streams are given when the server is asked to stop."""
@@ -64,8 +65,10 @@ async def serving(worker: Worker, options: ServeOptions) -> AsyncIterator[Servin
     """
     info = replace(worker.info, limits=options.limits)
     metrics = Metrics()
-    engine = Engine(worker, info, PoolScheduler(options.budget()), metrics)
-    server = grpc.aio.server(options=channel_options(options.limits))
+    engine = Engine(
+        worker, info, PoolScheduler(options.budget(), kv_tokens=worker.kv_tokens), metrics, options.streams
+    )
+    server = grpc.aio.server(options=channel_options(options.limits, options.streams))
     pb_grpc.add_SlipstreamServicer_to_server(SlipstreamService(engine, info), server)
     healthy = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
@@ -112,16 +115,24 @@ async def serve(worker: Worker, options: ServeOptions, ready: Callable[[str], No
         log.info("draining: %d streams have %.0f s to move on", up.engine.streams, options.drain_s)
         up.drain()
         again, empty = asyncio.create_task(signals.get()), asyncio.create_task(up.engine.drained())
-        await asyncio.wait((again, empty), timeout=options.drain_s, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(
+            (again, empty, up.failed), timeout=options.drain_s, return_when=asyncio.FIRST_COMPLETED
+        )
         again.cancel()
         empty.cancel()
+        if up.failed.done():
+            up.failed.result()
 
 
-def channel_options(limits: Limits) -> list[tuple[str, int]]:
+def channel_options(limits: Limits, streams: StreamLimits) -> list[tuple[str, int]]:
     """Transport settings of the server."""
     return [
         # Above the contract's own limit, so that the violation can be named; beyond this the transport refuses.
         ("grpc.max_receive_message_length", 4 * limits.max_message_bytes),
+        # One connection gets no more streams than the whole server serves; further ones wait in the client.
+        ("grpc.max_concurrent_streams", limits.max_sessions + streams.max_waiting),
+        # A connection that says nothing is not kept for two minutes, as it is by default.
+        ("grpc.server_handshake_timeout_ms", 10_000),
         ("grpc.so_reuseport", 0),  # else a second server would share the port without a word
         # A dead client's stream is noticed within seconds, and a client may ping as often (else GOAWAY).
         ("grpc.keepalive_time_ms", 10_000),

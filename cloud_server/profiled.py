@@ -31,6 +31,11 @@ class ProfiledWorker:
         """How the profiled target introduces itself."""
         return self._info
 
+    @property
+    def kv_tokens(self) -> int | None:
+        """See `Worker.kv_tokens`."""
+        return None
+
     def step(self, step: Step) -> StepOutcome:
         """See `Worker.step`."""
         began = time.perf_counter_ns()

@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncIterator
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from cloud_server.engine import Ending, Engine, Outgoing
 from shared import wire
@@ -47,6 +48,10 @@ class SlipstreamService(pb_grpc.SlipstreamServicer):
             ending = await self._write(outgoing, context)
             if ending.status is not Status.OK:
                 await context.abort(CODES[ending.status], ending.detail)
+        except grpc.aio.InternalError as error:
+            # The transport was first, as it is with a message beyond its limit: to gRPC this is a cancelled call, and
+            # worth no traceback for each that a hostile client sends.
+            raise asyncio.CancelledError from error
         finally:
             # However the stream ends (also by cancellation, which is how a vanished client shows), it is forgotten.
             self._engine.lost(stream)
@@ -57,9 +62,16 @@ class SlipstreamService(pb_grpc.SlipstreamServicer):
     async def _read(self, stream: int, request_iterator: AsyncIterator[pb.EdgeMessage]) -> None:
         try:
             async for message in request_iterator:
-                self._engine.receive(stream, self._decode(message))
+                if not self._engine.receive(stream, self._decode(message)):
+                    return  # what follows is not read, and flow control stops who sends it all the same
         except ContractViolation as violation:
             self._engine.violated(stream, violation)
+            return
+        except DecodeError as error:
+            # gRPC's own reader raises it into ours and leaves the stream open.
+            self._engine.violated(
+                stream, ContractViolation(Status.INVALID_ARGUMENT, f"not an EdgeMessage: {error}")
+            )
             return
         # An end without `Close` is a loss; after `Close` the session is over and this changes nothing.
         self._engine.violated(

@@ -109,6 +109,10 @@ class Verifier:
         return self._pool
 
     @property
+    def kv_tokens(self) -> int | None:
+        return self._pool.slots
+
+    @property
     def evictions(self) -> int:
         """Sessions whose cache was dropped for memory so far."""
         return self._evictions

@@ -17,6 +17,11 @@ class Worker(Protocol):
         """Which model states the facts."""
         ...
 
+    @property
+    def kv_tokens(self) -> int | None:
+        """Tokens of all sessions that its cache can hold; None: as many as there are."""
+        ...
+
     def step(self, step: Step) -> StepOutcome:
         """Perform a step, blocking the calling thread. After an exception the worker holds no KV and can go on."""
         ...

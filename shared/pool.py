@@ -14,6 +14,9 @@ from shared.policy.batching import NodeBudget, Pending
 from shared.session.cloud import CloudEffect, CloudSession
 from shared.step import Step, StepItem, StepOutcome
 
+KV_SLACK = 64
+"""Tokens by which a session may take more room in a worker than it has: its last page."""
+
 
 @dataclass(frozen=True, slots=True)
 class PrefillLimits:
@@ -26,8 +29,12 @@ class PrefillLimits:
 class PoolScheduler:
     """Sessions' missing facts in, steps out, outcomes back in."""
 
-    def __init__(self, budget: NodeBudget, prefill: PrefillLimits | None = None) -> None:
+    def __init__(
+        self, budget: NodeBudget, prefill: PrefillLimits | None = None, kv_tokens: int | None = None
+    ) -> None:
+        """`kv_tokens` is how many tokens of all sessions the worker can hold; None: as many as there are."""
         self._budget = budget
+        self._kv_tokens = kv_tokens
         self._prefill = prefill if prefill is not None else PrefillLimits()
         self._sessions: dict[int, CloudSession] = {}
         self._cached: dict[int, int] = {}
@@ -55,7 +62,7 @@ class PoolScheduler:
         """When a patience runs out, if nothing happens before; None: nothing to wait for."""
         if self._out is not None:
             return None
-        due = [at for session in self._sessions.values() if (at := session.end_due_at()) is not None]
+        due = [at for session in self._served() if (at := session.end_due_at()) is not None]
         return min(due, default=None)
 
     def next_step(self, now: int) -> Step | None:
@@ -128,10 +135,30 @@ class PoolScheduler:
                 self._cached[item.session] = 0  # whatever the worker held, it may hold no more
         return [item.session for item in step.items if item.session in self._sessions]
 
+    def _served(self) -> list[CloudSession]:
+        """The sessions that the worker can hold at once, the oldest first.
+
+        Law 4: more than it can hold would evict each other, and one that is evicted before its prompt is through begins
+        again for ever. The oldest is always served, so each comes to its turn.
+        """
+        if self._kv_tokens is None:
+            return list(self._sessions.values())
+        room = self._kv_tokens
+        served: list[CloudSession] = []
+        for session in self._sessions.values():
+            if session.end_due_at() is None:
+                continue  # it rests, and its cache may go
+            room -= len(session.log) + session.tree.live + KV_SLACK
+            if served and room < 0:
+                break
+            served.append(session)
+        return served
+
     def _prefills(self) -> list[StepItem]:
         room = self._prefill.per_step
         items: list[StepItem] = []
-        for key, session in self._sessions.items():
+        for session in self._served():
+            key = session.key
             # The last token's own forward gives the first fact, so it is left to the step that asks for the end.
             missing = len(session.log) - 1 - self._cached[key]
             if missing > self._prefill.chunk:
@@ -143,8 +170,8 @@ class PoolScheduler:
 
     def _due(self, now: int, prefilling: set[int]) -> list[CloudSession]:
         due: list[tuple[int, int]] = []
-        for key, session in self._sessions.items():
-            at = session.end_due_at()
+        for session in self._served():
+            key, at = session.key, session.end_due_at()
             unready = len(session.log) - 1 - self._cached[key] > self._prefill.chunk
             if at is not None and at <= now and key not in prefilling and not unready:
                 due.append((at, key))

@@ -94,7 +94,8 @@ def check_open(opening: Open, info: ModelInfo) -> None:
     count = len(opening.tokens)
     if not 1 <= opening.prompt_length <= count:
         raise _invalid(f"prompt_length {opening.prompt_length} is outside 1..{count}, the tokens sent")
-    for token in (*opening.tokens, *opening.stop_tokens):
+    tokens = (*opening.tokens, *opening.stop_tokens)
+    for token in (min(tokens), max(tokens)):  # a long log is checked at every open: no loop over its tokens
         if not 0 <= token < info.vocabulary_size:
             raise _invalid(f"token {token} is outside the vocabulary of {info.vocabulary_size}")
     if count >= info.context_length:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from shared.link import LinkProfile
 from shared.messages import Limits, ModelInfo
-from shared.policy.batching import FlatBudget
+from shared.policy.batching import FlatBudget, MeasuredBudget
 from shared.policy.expansion import BestFirst, Expansion, chain
 from shared.policy.pacing import Block, Pacing, Streaming
 from shared.policy.reconnect import Reconnect
@@ -79,10 +79,13 @@ def make_world(seed: int) -> World:
     info = model_info(profile, limits)
     pair = ProfiledPair(profile)
     nodes, share, chunk = random.choice((1, 8, 128)), random.choice((1, 8, 64)), random.choice((2, 7, 256))
+    pool = Keyed(seed, "pool")
+    budget = pool.choice((FlatBudget, MeasuredBudget))
+    kv_tokens = pool.choice((None, None, 80, 250))
     return World(
         pair,
         info,
-        lambda: PoolScheduler(FlatBudget(nodes, share), PrefillLimits(chunk, 2 * chunk)),
+        lambda: PoolScheduler(budget(nodes, share), PrefillLimits(chunk, 2 * chunk), kv_tokens),
         [
             _edge(Keyed(seed, "plan", index), pair, info, seed + index)
             for index in range(random.integer(1, 4))

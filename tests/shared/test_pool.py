@@ -18,8 +18,13 @@ TEXT = tuple(range(10, 90))
 ANSWER = writes(*TEXT)
 
 
-def serve(*sessions: CloudSession, budget: NodeBudget | None = None, prefill: PrefillLimits | None = None):
-    pool = PoolScheduler(FlatBudget() if budget is None else budget, prefill)
+def serve(
+    *sessions: CloudSession,
+    budget: NodeBudget | None = None,
+    prefill: PrefillLimits | None = None,
+    kv_tokens: int | None = None,
+):
+    pool = PoolScheduler(FlatBudget() if budget is None else budget, prefill, kv_tokens)
     for one in sessions:
         pool.join(one)
     return pool
@@ -260,3 +265,16 @@ def test_advice_travels_with_the_next_commit():
     commit = pool.complete(outcome(step), 0)[0]
     assert isinstance(commit, Send)
     assert commit.message.advised_window == budget.advice(8) > 0
+
+
+def test_more_than_the_worker_can_hold_is_served_oldest_first_and_nobody_for_ever_in_vain():
+    # Three prompts where there is room for one: served together they would evict each other's prefill for ever.
+    sessions = [session(key, prompt=(1,) * 40) for key in (1, 2, 3)]
+    pool = serve(*sessions, prefill=PrefillLimits(8, 16), kv_tokens=120)
+    served: list[int] = []
+    while pool.sessions:
+        items = run(pool, 0)
+        served += [item.session for item in items if item.session not in served]
+        assert len(served) <= 1 + sum(one.log.closed is not None for one in sessions)
+    assert served == [1, 2, 3]
+    assert all(len(one.log.completion) == 70 for one in sessions)
