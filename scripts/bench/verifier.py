@@ -33,6 +33,8 @@ ADVANCE: Final = ACCEPTED + 1
 """Tokens by which a log grows in a step: the accepted ones and the correction."""
 STAGGER: Final = 16
 """Several sessions differ in length by up to this much to either side."""
+UNEVEN: Final = 6
+"""Uneven sessions are up to so many times as long as `settings.past`: short and long chats side by side."""
 FASTER: Final = Aim("faster", least=1.0)
 TWICE: Final = Aim("twice as fast", least=2.0)
 TWICE_FROM: Final = 32
@@ -51,12 +53,15 @@ class Workload:
     vocabulary: int
 
     @classmethod
-    def make(cls, number: int, sessions: int, settings: BenchSettings, vocabulary: int) -> Workload:
-        """Random texts with `settings.past` tokens before the middle step."""
+    def make(
+        cls, number: int, sessions: int, settings: BenchSettings, vocabulary: int, *, uneven: bool = False
+    ) -> Workload:
+        """Random texts with `settings.past` tokens before the middle step, or that many to `UNEVEN` times as many."""
         rng = random.Random(f"{number} {sessions}")
         start = settings.past - settings.steps * ADVANCE // 2
         stagger = 0 if sessions == 1 else min(STAGGER, start - 1)
-        lengths = tuple(start + rng.randint(-stagger, stagger) for _ in range(sessions))
+        low, high = (0, (UNEVEN - 1) * settings.past) if uneven else (-stagger, stagger)
+        lengths = tuple(start + rng.randint(low, high) for _ in range(sessions))
         texts = tuple(
             rng.choices(range(vocabulary), k=length + settings.steps * ADVANCE + NEW) for length in lengths
         )
@@ -75,9 +80,11 @@ def measure_verifier(settings: BenchSettings) -> Section:
     verifier = Verifier(load_model(settings.pair / "target", "cpu", "float32"))
     peer = AutoModelForCausalLM.from_pretrained(settings.pair / "target", dtype=torch.float32).eval()
     figures, notes = [], []
-    for sessions in settings.session_counts:
+    cases = [(sessions, False) for sessions in settings.session_counts]
+    cases.append((settings.session_counts[-1], True))
+    for sessions, uneven in cases:
         for temperature in (0.0, 1.0):
-            figure, same = _compare(verifier, peer, sessions, temperature, settings)
+            figure, same = _compare(verifier, peer, sessions, temperature, settings, uneven=uneven)
             figures.append(figure)
             if same:
                 notes.append(f"{figure.name}: {same}")
@@ -94,7 +101,8 @@ def measure_verifier(settings: BenchSettings) -> Section:
             f"{settings.rounds} rounds of {settings.steps} steps",
             (
                 f"per step and session {NEW} new tokens (the end and a chain of {DRAFTS}), past about {settings.past}; "
-                f"{ACCEPTED} drafts are accepted, one is rolled back"
+                f"{ACCEPTED} drafts are accepted, one is rolled back; uneven: {settings.past} to "
+                f"{UNEVEN * settings.past} long, which the peer pads"
             ),
             "T=1: coupled noise, a seed per session and round, here; softmax and multinomial there",
         ),
@@ -104,23 +112,30 @@ def measure_verifier(settings: BenchSettings) -> Section:
 
 
 def _compare(
-    verifier: Verifier, peer: Any, sessions: int, temperature: float, settings: BenchSettings
+    verifier: Verifier,
+    peer: Any,
+    sessions: int,
+    temperature: float,
+    settings: BenchSettings,
+    *,
+    uneven: bool,
 ) -> tuple[Figure, str]:
     found: dict[str, dict[int, list[int]]] = {"ours": {}, "peer": {}}
     vocabulary = verifier.info.vocabulary_size
 
     def ours(number: int) -> float:
-        work = Workload.make(number, sessions, settings, vocabulary)
+        work = Workload.make(number, sessions, settings, vocabulary, uneven=uneven)
         took, found["ours"][number] = our_round(verifier, work, temperature)
         return took
 
     def theirs(number: int) -> float:
-        work = Workload.make(number, sessions, settings, vocabulary)
+        work = Workload.make(number, sessions, settings, vocabulary, uneven=uneven)
         took, found["peer"][number] = peer_round(peer, work, temperature)
         return took
 
     rounds = take_turns({"ours": ours, "peer": theirs}, settings.rounds)
-    name = f"{sessions} session{'s' if sessions > 1 else ''}, {'T=1' if temperature else 'greedy'}"
+    kind = f"{'uneven ' if uneven else ''}session{'s' if sessions > 1 else ''}"
+    name = f"{sessions} {kind}, {'T=1' if temperature else 'greedy'}"
     figure = Figure(
         name,
         rounds.spread("ours"),
