@@ -654,9 +654,10 @@ class Limits(_message.Message):
     max_nodes_per_message: _builtins.int
     """Tokens in one Draft."""
     max_live_nodes: _builtins.int
-    """Live nodes of one stream. The cloud forgets a live node only when the log moves past it or a decided
-    token contradicts it, so an edge that counts its own nodes never breaks this: the cloud's are a subset of
-    them.
+    """Ids of one stream that stand for a live node, or for a committed token at or past the stream's
+    root_position; a node that was proposed twice counts twice. The cloud forgets a live node only when the log
+    moves past it or a decided token contradicts it, so an edge that counts its own nodes never breaks this:
+    what the cloud counts is a subset of them.
     """
     max_depth: _builtins.int
     """Distance of a node from the end of the log, tokens."""
