@@ -1,6 +1,6 @@
 """EdgeSession: one generation at the edge. It owns the durable log, drafts ahead of it, and takes commits.
 
-Laws kept here:
+What outlives a stream is here; what belongs to one stream is its `Uplink`. Laws kept here:
 
 1. The log is the truth: only commits extend it; drafted tokens live in the tree.
 5. Dead is silent: a commit that contradicts a draft is the normal case, and the late result of a forward on a dead
@@ -12,118 +12,49 @@ Laws kept here:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
 from shared.errors import Status
 from shared.messages import (
-    COST_UNITS_PER_NAT,
     Close,
     CloudMessage,
     Commit,
-    Draft,
     Drain,
-    EdgeMessage,
     Finish,
     FinishReason,
     Limits,
     ModelInfo,
-    Open,
     Opened,
 )
 from shared.policy.expansion import Candidate, Expansion, Frontier
 from shared.policy.pacing import Pacing
 from shared.policy.reconnect import Reconnect
 from shared.policy.window import Window
-from shared.sampling import SamplingParams
+from shared.session.edge_effects import Connect, Done, EdgeEffect, Emit, Failed, Forward, SendUp
 from shared.session.log import TokenLog
-from shared.session.rate import Allowance
+from shared.session.request import Request
 from shared.session.tree import DraftTree, Node, settle
+from shared.session.uplink import Uplink
 from shared.step import Fact
 
-MAX_WIRE_COST = 255
+__all__ = [
+    "Connect",
+    "Done",
+    "EdgeCounts",
+    "EdgeEffect",
+    "EdgePolicies",
+    "EdgeSession",
+    "Emit",
+    "Failed",
+    "Forward",
+    "Request",
+    "SendUp",
+]
+
 SEEN_SHARE = 16
 """What was seen is reported that often per `run_ahead`: a long link with short steps must not run into it."""
-RATE_SHARE = 0.9
-BURST_SHARE = 0.5
-"""Of the message rate that the cloud takes, and of a second of it at once: the rest is for what jitter compresses."""
-
-
-@dataclass(frozen=True, slots=True)
-class Connect:
-    """Open a stream at time `at` (ns); answered with `connected` or `lost`."""
-
-    stream: int
-    at: int
-
-
-@dataclass(frozen=True, slots=True)
-class SendUp:
-    """Put a message on the stream."""
-
-    stream: int
-    message: EdgeMessage
-
-
-@dataclass(frozen=True, slots=True)
-class Forward:
-    """One drafter forward: candidates for the children of each node; answered with `drafted`."""
-
-    keys: tuple[int, ...]
-    log: Sequence[int]
-    """By reference: append-only."""
-    log_length: int
-    paths: tuple[tuple[int, ...], ...]
-    """For each node the tokens from the end of `log[:log_length]` down to it; empty for the end itself."""
-    width: int
-
-
-@dataclass(frozen=True, slots=True)
-class Emit:
-    """Tokens that are now final, for the user."""
-
-    position: int
-    tokens: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """The generation is complete. Nothing follows."""
-
-    reason: FinishReason
-    completion_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """The generation cannot go on. Nothing follows."""
-
-    status: Status
-    message: str
-
-
-EdgeEffect = Connect | SendUp | Forward | Emit | Done | Failed
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What to generate.
-
-    Raises:
-        ValueError: the prompt is empty.
-    """
-
-    prompt: tuple[int, ...]
-    max_new_tokens: int
-    sampling: SamplingParams
-    stop_tokens: tuple[int, ...] = ()
-    patience_us: int = 0
-    want_logprobs: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.prompt:
-            raise ValueError("the prompt is empty: a target continues at least one token")
 
 
 @dataclass(slots=True)
@@ -180,23 +111,19 @@ class EdgeSession:
         self._frontier = Frontier()
         self._frontier.push(self.tree.root)
         self._pending = Frontier()
-        self._ids: dict[int, int] = {}  # node key -> id on this stream: the nodes in flight
         self._forwarding: dict[int, Node] | None = None
         self._stream = 0
         self._connected = False
+        self._uplink = Uplink(self.log, self.tree, self._limits, now=0)
+        """Of the stream that stands or stood last; before the first nothing was sent on it."""
         self._closing: int | None = None
-        self._next_id = 1
-        self._seen_sent = 0
-        self._allowance = self._full_allowance(0)
         self._reopening = False
         """A stream was lost, and none was opened since."""
-        self._asked_at = 0
-        """Log length at which the cloud was asked for a token at once, on this stream."""
 
     @property
     def in_flight(self) -> int:
         """Live nodes that were sent on this stream."""
-        return len(self._ids)
+        return self._uplink.in_flight
 
     @property
     def capacity(self) -> int:
@@ -206,7 +133,7 @@ class EdgeSession:
     @property
     def pending(self) -> int:
         """Live nodes that were not sent yet."""
-        return self.tree.live - len(self._ids)
+        return self.tree.live - self._uplink.in_flight
 
     # ---- facts from the transport ----
 
@@ -219,15 +146,12 @@ class EdgeSession:
         if self.over or stream != self._stream:
             return []
         self._connected = True
-        self._next_id = 1
-        self._seen_sent = len(self.log)
-        self._asked_at = 0
-        self._allowance = self._full_allowance(now)
-        self._ids.clear()
+        self._uplink = Uplink(self.log, self.tree, self._limits, now=now)
         self._pending = Frontier()
         for node in self.tree.nodes():
             self._pending.push(node)
-        return [*(SendUp(stream, part) for part in self._openings()), *self._pump(now)]
+        openings = self._request.openings(self.log, self._info, self._limits)
+        return [*(SendUp(stream, part) for part in openings), *self._pump(now)]
 
     def lost(self, stream: int, status: Status, message: str, now: int) -> list[EdgeEffect]:
         """The stream is gone, or could not be made."""
@@ -298,7 +222,7 @@ class EdgeSession:
         if position is not None and not self.log.prompt_length <= position <= len(self.log):
             raise ValueError(f"position {position} is outside {self.log.prompt_length}..{len(self.log)}")
         self._closing = len(self.log) if position is None else position
-        self._forget(self.tree.clear())
+        self._uplink.forget(self.tree.clear())
         if not self._connected:
             return self._done(FinishReason.CLOSED, self._closing)
         return [SendUp(self._stream, Close(self._closing))]
@@ -321,12 +245,10 @@ class EdgeSession:
                 return self._fail(
                     Status.INTERNAL, "the server committed beyond the end of the log: report a bug"
                 )
-            root = self.tree.root
-            self._ids.pop(root.key, None)
-            self._forget(self.tree.learn(root, Fact(token)))
+            self._uplink.forget(self.tree.learn(self.tree.root, Fact(token)))
             done = settle(self.log, self.tree)
-            self._forget(done.killed)
-            self._ids.pop(self.tree.root.key, None)
+            self._uplink.forget(done.killed)
+            self._uplink.forget(done.promoted)
             if not done.promoted:
                 self._frontier.push(self.tree.root)
         effects: list[EdgeEffect] = [Emit(commit.position, commit.tokens)]
@@ -367,36 +289,23 @@ class EdgeSession:
     def _send(self, effects: list[EdgeEffect], now: int) -> None:
         if not self._connected:
             return
-        messages: list[Draft] = []
+        uplink = self._uplink
         exhausted = self._forwarding is None and not self._may_expand()
         # A drafter faster than the message rate: its nodes wait for the next fact and share a message. One always
         # comes, since the cloud's patience is finite. What the cloud itself may wait for goes at once.
-        room = int(self._allowance.left(now))
         if self._policies.pacing.may_send(self.in_flight, self.pending, exhausted):
             # More than one message only where the contract caps a message.
-            while len(messages) < room and (nodes := self._sendable()):
-                messages.append(self._draft_message(nodes))
+            while uplink.may_draft(now) and (nodes := self._sendable()):
+                self.counts.sent += len(nodes)
+                effects.append(SendUp(self._stream, uplink.draft(nodes, now=now)))
         if self._waited_for_in_vain(exhausted):
-            self._asked_at = len(self.log)
-            messages.append(self._draft_message([], step_now=True))
-        elif len(self.log) - self._seen_sent >= max(1, self._limits.run_ahead // SEEN_SHARE):
-            messages.append(self._draft_message([]))
-        for message in messages:
-            self._allowance.take(now)
-            effects.append(SendUp(self._stream, message))
-
-    def _full_allowance(self, now: int) -> Allowance:
-        rate = float(self._limits.max_messages_per_second)
-        return Allowance(RATE_SHARE * rate, max(1.0, BURST_SHARE * rate), now=now)
+            effects.append(SendUp(self._stream, uplink.draft([], now=now, step_now=True)))
+        elif uplink.unreported >= max(1, self._limits.run_ahead // SEEN_SHARE):
+            effects.append(SendUp(self._stream, uplink.draft([], now=now)))
 
     def _waited_for_in_vain(self, exhausted: bool) -> bool:
         """Whether the cloud waits out its patience for a draft of this end that will not come (said once an end)."""
-        return (
-            exhausted
-            and self.in_flight == 0
-            and self._request.patience_us > 0
-            and self._asked_at != len(self.log)
-        )
+        return exhausted and self.in_flight == 0 and self._request.patience_us > 0 and not self._uplink.asked
 
     def _sendable(self) -> list[Node]:
         room = self.capacity - self.in_flight
@@ -407,30 +316,6 @@ class EdgeSession:
             if node is not self.tree.root:  # committed before it was sent
                 nodes.append(node)
         return nodes
-
-    def _draft_message(self, nodes: list[Node], *, step_now: bool = False) -> Draft:
-        nodes.sort(key=lambda node: node.key)  # parents first
-        first = self._next_id
-        self._next_id += len(nodes)
-        for identity, node in enumerate(nodes, start=first):
-            self._ids[node.key] = identity
-        self.counts.sent += len(nodes)
-        self._seen_sent = len(self.log)
-        return Draft(
-            first_node=first if nodes else 0,
-            root_position=len(self.log),
-            tokens=tuple(node.token for node in nodes),
-            parent_offsets=tuple(self._offset(node) for node in nodes),
-            costs=tuple(_wire_cost(node.cost) for node in nodes),
-            seen=len(self.log),
-            step_now=step_now,
-        )
-
-    def _offset(self, node: Node) -> int:
-        parent = node.parent
-        if parent is None or parent is self.tree.root:
-            return 0
-        return self._ids[node.key] - self._ids[parent.key]
 
     def _worthwhile(self, node: Node) -> bool:
         expansion = self._policies.expansion
@@ -488,45 +373,16 @@ class EdgeSession:
             node = node.parent
         return tuple(reversed(tokens))
 
-    def _forget(self, killed: Iterable[Node]) -> None:
-        for node in killed:
-            self._ids.pop(node.key, None)
-
-    def _openings(self) -> list[Open]:
-        request, tokens = self._request, tuple(self.log.tokens)
-        # A part stays well under the message limit: a token takes at most 5 bytes on the wire.
-        size = max(1, self._limits.max_message_bytes // 8)
-        parts = [tokens[i : i + size] for i in range(0, len(tokens), size)]
-        return [
-            Open(
-                tokens=part,
-                prompt_length=self.log.prompt_length,
-                max_length=self.log.max_length,
-                sampling=request.sampling,
-                stop_tokens=request.stop_tokens,
-                model_fingerprint=self._info.model_fingerprint,
-                tokenizer_fingerprint=self._info.tokenizer_fingerprint,
-                patience_us=request.patience_us,
-                want_logprobs=request.want_logprobs,
-                more=index + 1 < len(parts),
-            )
-            for index, part in enumerate(parts)
-        ]
-
     def _connect(self, now: int) -> Connect:
         self._stream += 1
         return Connect(self._stream, self._policies.reconnect.next_attempt(now))
 
     def _done(self, reason: FinishReason, length: int) -> list[EdgeEffect]:
         self.over = True
-        self._forget(self.tree.clear())
+        self._uplink.forget(self.tree.clear())
         return [Done(reason, length - self.log.prompt_length)]
 
     def _fail(self, status: Status, message: str) -> list[EdgeEffect]:
         self.over = True
-        self._forget(self.tree.clear())
+        self._uplink.forget(self.tree.clear())
         return [Failed(status, message)]
-
-
-def _wire_cost(cost: float) -> int:
-    return round(min(cost * COST_UNITS_PER_NAT, MAX_WIRE_COST))

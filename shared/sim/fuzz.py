@@ -19,10 +19,12 @@ from shared.pool import PoolScheduler, PrefillLimits
 from shared.profiled import Profile, ProfiledPair
 from shared.sampling import SamplingParams
 from shared.session.edge import EdgePolicies, Request
+from shared.sim.edge import EdgePlan
 from shared.sim.models import SyntheticDrafter, Temper
 from shared.sim.predict import model_info, random_prompt
 from shared.sim.random import Keyed
-from shared.sim.world import EdgePlan, Faults, World
+from shared.sim.setting import Faults
+from shared.sim.world import World
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,10 @@ from shared.profiled import Profile, ProfiledPair
 from shared.sampling import SamplingParams
 from shared.session.edge import EdgePolicies, Request
 from shared.sim.clock import MILLISECOND
+from shared.sim.edge import EdgePlan
 from shared.sim.models import SyntheticDrafter
 from shared.sim.random import Keyed
-from shared.sim.world import EdgePlan, World
+from shared.sim.world import World
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,16 +10,18 @@ from collections.abc import Callable, Iterable, Sequence
 
 import pytest
 
-from shared.messages import Commit, Draft
+from shared.messages import Commit, Draft, Limits, ModelInfo, Open
 from shared.pool import PoolScheduler
 from shared.session import cloud as cloud_module
-from shared.session import edge as edge_module
 from shared.session import stream as stream_module
+from shared.session import uplink as uplink_module
 from shared.session.cloud import CloudEffect, CloudSession, Send
 from shared.session.edge import EdgeEffect, EdgeSession, SendUp
 from shared.session.log import TokenLog
+from shared.session.request import Request
 from shared.session.stream import DraftStream
 from shared.session.tree import DraftTree, Node, Settlement, settle
+from shared.session.uplink import Uplink
 from shared.sim.fuzz import make_world
 from shared.step import Fact, StepItem
 from tests.shared.sim import progress
@@ -126,10 +128,9 @@ def ids_go_on_after_a_reconnect(patch: Patch) -> None:
     connected = EdgeSession.connected
 
     def broken(edge: EdgeSession, stream: int, now: int) -> list[EdgeEffect]:
-        following = edge._next_id
+        shift = edge._uplink._next_id - 1
         effects = connected(edge, stream, now)
-        shift = following - 1
-        edge._next_id += shift
+        edge._uplink._next_id += shift
         return [_shifted(effect, shift) for effect in effects]
 
     patch.setattr(EdgeSession, "connected", broken)
@@ -143,17 +144,17 @@ def _shifted(effect: EdgeEffect, shift: int) -> EdgeEffect:
 
 
 def offsets_are_one_short(patch: Patch) -> None:
-    right = EdgeSession._offset
-    patch.setattr(EdgeSession, "_offset", lambda edge, node: max(0, right(edge, node) - 1))
+    right = Uplink._offset
+    patch.setattr(Uplink, "_offset", lambda uplink, node: max(0, right(uplink, node) - 1))
 
 
 def the_root_never_moves(patch: Patch) -> None:
-    message = EdgeSession._draft_message
+    draft = Uplink.draft
     patch.setattr(
-        EdgeSession,
-        "_draft_message",
-        lambda edge, nodes, **more: dataclasses.replace(
-            message(edge, nodes, **more), root_position=edge.log.prompt_length
+        Uplink,
+        "draft",
+        lambda uplink, nodes, **more: dataclasses.replace(
+            draft(uplink, nodes, **more), root_position=uplink._log.prompt_length
         ),
     )
 
@@ -193,15 +194,13 @@ def a_commit_is_sent_twice(patch: Patch) -> None:
 
 
 def opening_again_extends_the_budget(patch: Patch) -> None:
-    openings = EdgeSession._openings
-    patch.setattr(
-        EdgeSession,
-        "_openings",
-        lambda edge: [
-            dataclasses.replace(part, max_length=len(edge.log) + edge._request.max_new_tokens)
-            for part in openings(edge)
-        ],
-    )
+    openings = Request.openings
+
+    def broken(request: Request, log: TokenLog, info: ModelInfo, limits: Limits) -> list[Open]:
+        most = len(log) + request.max_new_tokens
+        return [dataclasses.replace(part, max_length=most) for part in openings(request, log, info, limits)]
+
+    patch.setattr(Request, "openings", broken)
 
 
 # ---- steps ----
@@ -272,12 +271,12 @@ def the_worker_is_not_told_who_left(patch: Patch) -> None:
 
 
 def seen_is_never_reported(patch: Patch) -> None:
-    message = EdgeSession._draft_message
+    draft = Uplink.draft
     patch.setattr(
-        EdgeSession,
-        "_draft_message",
-        lambda edge, nodes, **more: dataclasses.replace(
-            message(edge, nodes, **more), seen=edge.log.prompt_length
+        Uplink,
+        "draft",
+        lambda uplink, nodes, **more: dataclasses.replace(
+            draft(uplink, nodes, **more), seen=uplink._log.prompt_length
         ),
     )
 
@@ -287,11 +286,11 @@ def the_window_is_forgotten(patch: Patch) -> None:
 
 
 def the_message_rate_is_forgotten(patch: Patch) -> None:
-    patch.setattr(edge_module, "RATE_SHARE", 1e6)
+    patch.setattr(uplink_module, "RATE_SHARE", 1e6)
 
 
 def what_the_edge_sent_stays_in_flight(patch: Patch) -> None:
-    patch.setattr(EdgeSession, "_forget", lambda edge, killed: None)
+    patch.setattr(Uplink, "forget", lambda uplink, nodes: None)
 
 
 def a_late_forward_is_adopted(patch: Patch) -> None:

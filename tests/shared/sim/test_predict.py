@@ -14,9 +14,10 @@ from shared.pool import PoolScheduler
 from shared.profiled import Profile, ProfiledPair
 from shared.sampling import SamplingParams
 from shared.session.edge import Request
+from shared.sim.edge import EdgePlan
 from shared.sim.models import SyntheticDrafter
 from shared.sim.predict import model_info, predict, random_prompt
-from shared.sim.world import EdgePlan, World
+from shared.sim.world import World
 from tests.shared.sim.progress import CHECKS, chain_arm, cloud_arm, sync, tree_arm
 
 

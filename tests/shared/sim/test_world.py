@@ -14,9 +14,11 @@ from shared.pool import PoolScheduler
 from shared.profiled import Profile, ProfiledPair
 from shared.sampling import SamplingParams
 from shared.session.edge import Done, EdgePolicies, Request
+from shared.sim.edge import EdgePlan
 from shared.sim.models import SyntheticDrafter, SyntheticWorker
 from shared.sim.predict import model_info
-from shared.sim.world import EdgePlan, Faults, LawBroken, World
+from shared.sim.setting import Faults, LawBroken
+from shared.sim.world import World
 
 PROFILE = Profile(step_ms=10.0)
 PAIR = ProfiledPair(PROFILE)

@@ -1,0 +1,140 @@
+"""A stream between an edge and the cloud: ordered, late, lossy; each end notices its end in its own time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from shared import wire
+from shared.errors import Status
+from shared.link import LinkClock, LinkProfile
+from shared.messages import CloudMessage, EdgeMessage
+from shared.sim.clock import MILLISECOND
+from shared.sim.random import Keyed
+from shared.sim.setting import Setting
+
+
+class EdgeEnd(Protocol):
+    """What a stream tells the edge."""
+
+    def receive(self, number: int, message: CloudMessage) -> None:
+        """A message has arrived."""
+        ...
+
+    def lost(self, number: int, status: Status, detail: str) -> None:
+        """The stream has ended, broken, or was never made."""
+        ...
+
+
+class CloudEnd(Protocol):
+    """What a stream tells the cloud."""
+
+    @property
+    def up(self) -> bool:
+        """Whether anybody answers."""
+        ...
+
+    def connect(self, number: int, link: Link) -> None:
+        """The stream has arrived."""
+        ...
+
+    def receive(self, number: int, message: EdgeMessage) -> None:
+        """A message has arrived."""
+        ...
+
+    def lost(self, number: int) -> None:
+        """The stream has ended or broken."""
+        ...
+
+
+class Link:
+    """One stream: two directions in order, until it ends or breaks."""
+
+    def __init__(
+        self,
+        setting: Setting,
+        number: int,
+        edge: EdgeEnd,
+        cloud: CloudEnd,
+        up: LinkProfile,
+        down: LinkProfile,
+    ) -> None:
+        self._setting = setting
+        self.number = number
+        self._edge = edge
+        self._cloud = cloud
+        self._up = LinkClock(up)
+        self._down = LinkClock(down)
+        self._random = Keyed(setting.seed, "link", number)
+        self.alive = True
+        self.bytes_up = 0
+        self.bytes_down = 0
+
+    def begin(self) -> None:
+        """The stream travels to the server (its first message will follow it)."""
+        self._later(self._up, 100, self._arrive)
+
+    def _arrive(self) -> None:
+        if self._cloud.up:
+            self._cloud.connect(self.number, self)
+        else:
+            self._fail("the server is down")
+
+    def up(self, message: EdgeMessage) -> None:
+        """Edge to cloud."""
+        body = wire.edge_message_to_wire(message)
+        size = body.ByteSize() + 40
+        self.bytes_up += size
+        sent = wire.edge_message_from_wire(body) if self._setting.through_codec else message
+        if self._breaks():
+            return
+        self._later(self._up, size, lambda: self._cloud.receive(self.number, sent))
+
+    def down(self, message: CloudMessage) -> None:
+        """Cloud to edge."""
+        body = wire.cloud_message_to_wire(message)
+        size = body.ByteSize() + 40
+        self.bytes_down += size
+        sent = wire.cloud_message_from_wire(body) if self._setting.through_codec else message
+        if self._breaks():
+            return
+        self._later(self._down, size, lambda: self._edge.receive(self.number, sent))
+
+    def end(self, status: Status, detail: str) -> None:
+        """The cloud ends the stream; what it sent before arrives before."""
+        self._later(self._down, 40, lambda: self._ended(status, detail))
+
+    def half_close(self) -> None:
+        """The edge's transport ends its direction; what it sent before still arrives."""
+        if self.alive:
+            self._later(self._up, 40, lambda: self._cloud.lost(self.number))
+
+    def break_off(self) -> None:
+        """Both directions stop; each side notices in its own time."""
+        if not self.alive:
+            return
+        self.alive = False
+        clock = self._setting.clock
+        self._setting.note(f"stream {self.number} broke")
+        clock.after(round(self._random.uniform(0, 50) * MILLISECOND), lambda: self._cloud.lost(self.number))
+        clock.after(
+            round(self._random.uniform(0, 50) * MILLISECOND),
+            lambda: self._edge.lost(self.number, Status.UNAVAILABLE, "stream lost"),
+        )
+
+    def _ended(self, status: Status, detail: str) -> None:
+        self.alive = False
+        self._edge.lost(self.number, status, detail)
+
+    def _fail(self, why: str) -> None:
+        self.alive = False
+        self._setting.clock.after(MILLISECOND, lambda: self._edge.lost(self.number, Status.UNAVAILABLE, why))
+
+    def _breaks(self) -> bool:
+        if self.alive and self._random.chance(self._setting.faults.stream_loss):
+            self.break_off()
+        return not self.alive
+
+    def _later(self, clock: LinkClock, size: int, run: Callable[[], None]) -> None:
+        at = clock.arrival(self._setting.clock.now, size, self._random.uniform())
+        self._setting.clock.at(at, lambda: run() if self.alive else None)
