@@ -62,7 +62,13 @@ class ChainModel:
         self, log: Sequence[int], log_length: int, paths: Sequence[tuple[int, ...]], count: int
     ) -> TopTokens:
         """The `count` likeliest tokens after each path below `log[:log_length]`."""
-        return top_tokens(np.stack([self._logits(log, log_length, path) for path in paths]), count)
+        return top_tokens(self.logits(log, log_length, paths), count)
+
+    def logits(
+        self, log: Sequence[int], log_length: int, paths: Sequence[tuple[int, ...]]
+    ) -> NDArray[np.float32]:
+        """The whole scores [paths, V]."""
+        return np.stack([self._logits(log, log_length, path) for path in paths])
 
     def _logits(self, log: Sequence[int], log_length: int, path: tuple[int, ...]) -> NDArray[np.float32]:
         common = min(self._common_length(log, log_length, path), log_length + len(path) - 1)

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from edge_client.drafter.candidates import IDENTITY, Calibration, TopTokens, pool_size, rank
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_client.drafter.candidates import (
+    IDENTITY,
+    Calibration,
+    NoiseRows,
+    TopTokens,
+    draws_from_all,
+    pool_size,
+    rank,
+    rank_all,
+)
 from edge_client.drafter.interface import Candidate
 from shared.sampling import SamplingParams
 
@@ -20,6 +32,11 @@ class Model(Protocol):
         self, log: Sequence[int], log_length: int, paths: Sequence[tuple[int, ...]], count: int
     ) -> TopTokens:
         """The `count` likeliest tokens (or as many as there are) after each of at least one path that fits."""
+
+    def logits(
+        self, log: Sequence[int], log_length: int, paths: Sequence[tuple[int, ...]]
+    ) -> NDArray[np.float32]:
+        """The whole scores [paths, V] after each of at least one path that fits."""
 
     def close(self) -> None: ...
 
@@ -41,6 +58,7 @@ class OnnxDrafter:
         self.tokenizer_fingerprint = tokenizer_fingerprint
         self._model = model
         self._calibration = calibration
+        self._noise = NoiseRows(vocabulary_size)
 
     def forward(
         self,
@@ -62,9 +80,14 @@ class OnnxDrafter:
         answers: list[list[Candidate]] = [[] for _ in paths]
         if fitting:
             within = [paths[i] for i in fitting]
-            top = self._model.top(log, log_length, within, pool_size(sampling, width))
             positions = [log_length + len(path) for path in within]
-            for i, row in zip(fitting, rank(top, sampling, positions, width, self._calibration), strict=True):
+            if draws_from_all(sampling, self.vocabulary_size):
+                scores = self._model.logits(log, log_length, within)
+                rows = rank_all(scores, sampling, positions, width, self._noise, self._calibration)
+            else:
+                top = self._model.top(log, log_length, within, pool_size(sampling, width))
+                rows = rank(top, sampling, positions, width, self._calibration)
+            for i, row in zip(fitting, rows, strict=True):
                 answers[i] = row
         return answers
 

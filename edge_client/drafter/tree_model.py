@@ -26,6 +26,9 @@ DEAD_SLACK: Final = 64
 BIAS_VIEWS: Final = 4096
 """Bound views of the attention bias that are kept at most."""
 
+TOP: Final = ("topk_ids", "topk_values")
+LOGITS: Final = ("logits",)
+
 
 class TreeModel:
     """Computes the likeliest next tokens at nodes of a tree; keeps what it has computed in slots."""
@@ -48,9 +51,10 @@ class TreeModel:
             for name, port in inputs.items()
             if name.startswith("past_key_values.")
         }
-        self._graph_has_top = "topk_ids" in outputs and "topk_values" in outputs
-        names = ("topk_ids", "topk_values") if self._graph_has_top else ("logits",)
-        self._widths = {name: int(outputs[name].shape[-1] or 0) for name in names}
+        self._top_names = TOP if all(name in outputs for name in TOP) else LOGITS
+        self._widths = {name: int(outputs[name].shape[-1] or 0) for name in {*self._top_names, *LOGITS}}
+        self._names: tuple[str, ...] = self._top_names
+        """The outputs that are fetched; the graph computes no other."""
         self._buffers = {name: _Buffer(np.float32) for name in ("topk_values", "logits")}
         self._bias = np.zeros(0, np.float32)
         self._bias_views: dict[tuple[int, int], tuple[NDArray[np.float32], ort.OrtValue]] = {}
@@ -77,14 +81,33 @@ class TreeModel:
 
         Every path must fit: log_length + its length is at most `max_slots`. The answer is good until the next call.
         """
+        self._fetch(self._top_names)
+        if self._names == TOP:
+            ids, values = self._compute(log, log_length, paths)
+            return ids[:, :count], values[:, :count]
+        return top_tokens(self._compute(log, log_length, paths)[0], count)
+
+    def logits(
+        self, log: Sequence[int], log_length: int, paths: Sequence[tuple[int, ...]]
+    ) -> NDArray[np.float32]:
+        """The whole scores [paths, V], under the same conditions as `top`."""
+        self._fetch(LOGITS)
+        return self._compute(log, log_length, paths)[0]
+
+    def _compute(
+        self, log: Sequence[int], log_length: int, paths: Sequence[tuple[int, ...]]
+    ) -> list[NDArray[Any]]:
+        """The fetched outputs, a row per path."""
         tree = self._tree
         tree.follow(log, log_length)
         if not self._make_room(log_length, paths):
             if len(paths) > 1:
                 middle = len(paths) // 2
-                ids, values = map(np.copy, self.top(log, log_length, paths[:middle], count))
-                more_ids, more_values = self.top(log, log_length, paths[middle:], count)
-                return np.concatenate([ids, more_ids]), np.concatenate([values, more_values])
+                halves = [
+                    list(map(np.copy, self._compute(log, log_length, half)))
+                    for half in (paths[:middle], paths[middle:])
+                ]
+                return [np.concatenate(both) for both in zip(*halves, strict=True)]
             tree.cut(log_length - 1)  # so that even the end is computed in its own slot
             tree.drop_branches()
         # Into an empty buffer goes a plain prompt first: there the operator counts positions on by itself (rule 5 of
@@ -102,7 +125,9 @@ class TreeModel:
         self._run(first, again)
         behind = tree.used - first
         rows = [slot - first if slot >= first else behind + again.index(slot) for slot in ends]
-        return self._read(rows, count)
+        # A slice is a view, a list is a copy: the common case is one row.
+        picked: slice | list[int] = slice(rows[0], rows[0] + 1) if len(rows) == 1 else rows
+        return [self._outputs[name][0, picked] for name in self._names]
 
     def _place(self, log: Sequence[int], log_length: int, paths: Sequence[tuple[int, ...]]) -> list[int]:
         """Gives slots to the log tokens and path tokens that have none; returns the slot of each path's end."""
@@ -139,14 +164,6 @@ class TreeModel:
         except BaseException:
             self._tree = SlotTree(self._capacity)  # its slots hold nothing that was computed
             raise
-
-    def _read(self, rows: list[int], count: int) -> TopTokens:
-        # A slice is a view, a list is a copy: the common case is one row.
-        picked: slice | list[int] = slice(rows[0], rows[0] + 1) if len(rows) == 1 else rows
-        outputs = {name: array[0, picked] for name, array in self._outputs.items()}
-        if self._graph_has_top:
-            return outputs["topk_ids"][:, :count], outputs["topk_values"][:, :count]
-        return top_tokens(outputs["logits"], count)
 
     # ---- memory -------------------------------------------------------------------------------------------------
 
@@ -190,9 +207,18 @@ class TreeModel:
         self._positions = self._buffers["position_ids"].view(1, rows)
         self._bind("input_ids", self._ids)
         self._bind("position_ids", self._positions)
-        for name, width in self._widths.items():
-            self._outputs[name] = array = self._buffers[name].view(1, rows, width)
+        for name in self._names:
+            self._outputs[name] = array = self._buffers[name].view(1, rows, self._widths[name])
             self._binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+
+    def _fetch(self, names: tuple[str, ...]) -> None:
+        """Binds these outputs in place of those that were fetched so far."""
+        if names != self._names:
+            self._names = names
+            self._binding.clear_binding_outputs()
+            self._bind_past()
+            self._rows = 0
+            self._take_rows(1)
 
     def _take_bias(self, rows: int, total: int) -> NDArray[np.float32]:
         """The bound attention bias, [rows, total], to be filled in.

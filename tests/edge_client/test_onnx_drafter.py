@@ -12,7 +12,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from edge_client.drafter.candidates import rank, top_tokens
+from edge_client.drafter.candidates import NoiseRows, draws_from_all, rank, rank_all, top_tokens
 from edge_client.drafter.chain_model import ChainModel
 from edge_client.drafter.interface import Candidate
 from edge_client.drafter.onnx_drafter import OnnxDrafter
@@ -28,6 +28,8 @@ CONTEXT = 96
 VOCABULARY = 72
 GREEDY = SamplingParams()
 SAMPLED = SamplingParams(temperature=0.8, top_p=0.95, seed=11)
+PLAIN = SamplingParams(temperature=0.9, seed=12)
+"""From the whole vocabulary: for this the drafter reads all logits, for the others the best few."""
 WIDTH = 4
 Paths = Sequence[tuple[int, ...]]
 
@@ -150,14 +152,18 @@ class Reference:
         """Costs agree in order and for each token; two tokens of equal cost may come in either order."""
         assert len(answers) == len(prefixes)
         for prefix, answer in zip(prefixes, answers, strict=True):
-            everything = top_tokens(self.logits(prefix)[None], 32)
-            expected = rank(everything, params, [len(prefix)], 32)[0]
+            expected = self._expected(self.logits(prefix)[None], params, len(prefix))
             costs = {candidate.token: candidate.cost for candidate in expected}
             assert [c.cost for c in answer] == pytest.approx(
                 [c.cost for c in expected[: len(answer)]], abs=2e-4
             )
             assert [c.cost for c in answer] == pytest.approx([costs[c.token] for c in answer], abs=2e-4)
             assert len(answer) == WIDTH
+
+    def _expected(self, logits: np.ndarray, params: SamplingParams, position: int) -> list[Candidate]:
+        if draws_from_all(params, VOCABULARY):
+            return rank_all(logits, params, [position], 8, NoiseRows(VOCABULARY))[0]
+        return rank(top_tokens(logits, 32), params, [position], 32)[0]
 
 
 def forward(
@@ -187,7 +193,7 @@ def storm(drafter: OnnxDrafter, reference: Reference, seed: int, steps: int = 15
     log = random_tokens(rng, 5)
     for _ in range(steps):
         paths = random_paths(rng, rng.randint(1, many), 4)
-        forward(drafter, log, len(log), paths, rng.choice([GREEDY, SAMPLED]), reference)
+        forward(drafter, log, len(log), paths, rng.choice([GREEDY, SAMPLED, PLAIN]), reference)
         match rng.randrange(5):
             case 0 | 1:
                 log.extend(rng.choice(paths))
@@ -216,7 +222,7 @@ def test_tree_equals_chains(sessions: Sessions) -> None:
         drafter = tree_drafter(sessions)
         log = random_tokens(rng, rng.randint(1, 30))
         paths = random_paths(rng, 12, 5)
-        forward(drafter, log, len(log), paths, rng.choice([GREEDY, SAMPLED]), reference)
+        forward(drafter, log, len(log), paths, rng.choice([GREEDY, SAMPLED, PLAIN]), reference)
         together = drafter.forward(log, len(log), paths, SAMPLED, WIDTH)
         for path, answer in zip(paths, together, strict=True):
             alone = tree_drafter(sessions).forward(log, len(log), [path], SAMPLED, WIDTH)[0]
@@ -380,14 +386,15 @@ def test_a_chain_mutant_is_seen(sessions: Sessions, monkeypatch: pytest.MonkeyPa
         storm(chain_drafter(sessions), Reference(sessions), 0)
 
 
+@pytest.mark.parametrize("params", [SAMPLED, PLAIN], ids=["filtered", "plain"])
 def test_the_drafter_draws_with_the_targets_noise(
-    make: Callable[[], OnnxDrafter], sessions: Sessions
+    make: Callable[[], OnnxDrafter], sessions: Sessions, params: SamplingParams
 ) -> None:
     """When drafter and target are one model, the first candidate is what the target draws: the position is right."""
     reference, drafter, log = Reference(sessions), make(), random_tokens(random.Random(8), 10)
     for _ in range(40):
-        first = drafter.forward(log, len(log), [()], SAMPLED, 1)[0][0].token
-        assert first == draw(reference.logits(tuple(log)), SAMPLED, len(log)).token
+        first = drafter.forward(log, len(log), [()], params, 1)[0][0].token
+        assert first == draw(reference.logits(tuple(log)), params, len(log)).token
         log.append(first)
 
 

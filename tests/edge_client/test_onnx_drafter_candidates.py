@@ -5,8 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge_client.drafter.candidates import Calibration, rank, top_tokens
-from shared.sampling import BadLogitsError, SamplingParams
+from edge_client.drafter.candidates import (
+    Calibration,
+    NoiseRows,
+    draws_from_all,
+    rank,
+    rank_all,
+    top_tokens,
+)
+from shared.sampling import BadLogitsError, SamplingParams, draw
 
 GREEDY = SamplingParams()
 SAMPLED = SamplingParams(temperature=0.8, top_p=0.95, seed=11)
@@ -65,3 +72,29 @@ def test_sampled_candidates_depend_on_seed_and_position() -> None:
         for position in range(3)
     }
     assert len(orders) == 9
+
+
+def test_a_draw_from_the_whole_vocabulary_begins_with_what_the_law_draws() -> None:
+    # Flat logits: the winner is seldom among the best few, so a pool of them would miss it.
+    logits = np.random.default_rng(0).normal(0, 0.5, (40, 500)).astype(np.float32)
+    noise = NoiseRows(500)
+    params = SamplingParams(temperature=1.0, seed=9)
+    ranked = rank_all(logits, params, range(40), 3, noise)
+    assert [row[0].token for row in ranked] == [draw(row, params, i).token for i, row in enumerate(logits)]
+    pooled = rank(top_tokens(logits, 32), params, range(40), 3)
+    assert [row[0].token for row in pooled] != [row[0].token for row in ranked]
+    assert all(len(row) == 3 and row[0].cost <= row[1].cost <= row[2].cost for row in ranked)
+    assert noise.row(9, 3) is noise.row(9, 3)
+
+
+def test_who_draws_from_the_whole_vocabulary() -> None:
+    plain = SamplingParams(temperature=1.0)
+    assert draws_from_all(plain, 4096)
+    assert not draws_from_all(plain, 150_000)
+    assert not draws_from_all(GREEDY, 4096)
+    assert not draws_from_all(SamplingParams(temperature=1.0, top_p=0.9), 4096)
+
+
+def test_nan_is_refused_in_a_whole_vocabulary_too() -> None:
+    with pytest.raises(BadLogitsError):
+        rank_all(np.full((1, 50), np.nan, np.float32), SamplingParams(temperature=1.0), [3], 4, NoiseRows(50))
