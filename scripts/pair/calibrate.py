@@ -58,9 +58,8 @@ def calibrate(pair: Path, prompt_count: int, tokens: int, say: Callable[[str], N
         told = np.concatenate(rows)
         likelihood = {sharpness: log_likelihood(told, new, sharpness) for sharpness in GRID}
         best = max(likelihood, key=lambda sharpness: likelihood[sharpness])
-        say(
-            f"{len(new)} {name} tokens: {-likelihood[1.0]:.3f} nats each at sharpness 1, {-likelihood[best]:.3f} at {best}"
-        )
+        plain, fitted = -likelihood[1.0], -likelihood[best]
+        say(f"{len(new)} {name} tokens: {plain:.3f} nats each at sharpness 1, {fitted:.3f} at {best}")
         calibration[f"{name}_sharpness"] = best
     file = pair / "drafter" / "drafter.json"
     metadata = json.loads(file.read_text(encoding="utf-8"))
