@@ -72,9 +72,9 @@ $(EDGE)/.ready: pyproject.toml constraints.txt
 	@touch $@
 
 define make_environment
-test -x $(1)/bin/python || { \
+$(1)/bin/python -m pip --version >/dev/null 2>&1 || { \
   test -n "$(PYTHON)" || { echo "no Python found: install Python 3.11, or name one: make PYTHON=/path/to/python3.11"; exit 1; }; \
   "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
     echo "$(PYTHON) is not Python 3.11 or newer: install one, or name one: make PYTHON=/path/to/python3.11"; exit 1; }; \
-  "$(PYTHON)" -m venv $(1); }
+  "$(PYTHON)" -m venv --clear $(1); }
 endef

@@ -20,7 +20,9 @@ from shared.profiled import parse_profile
 DEMO_TARGET = Path(__file__).resolve().parent.parent / "models" / "demo" / "target"
 PROFILED = "profiled"
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(
+    rich_markup_mode=None, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
+)
 
 
 @app.callback()
@@ -72,6 +74,10 @@ def serve(
     from cloud_server.app import ServeOptions  # noqa: PLC0415 - grpc is imported after the arguments are judged
     from cloud_server.app import serve as serve_until_stopped  # noqa: PLC0415
 
+    if model is None and not DEMO_TARGET.is_dir():
+        raise UserError(
+            "no demo target beside an installed package: name a model with --model FOLDER or hub id"
+        )
     worker = _worker(model or str(DEMO_TARGET), device, dtype, step_floor_ms, kv_cache_mb, threads)
     limits = Limits(max_sessions=max_sessions, max_patience_us=round(patience_ms * 1000))
     options = ServeOptions(listen=listen, limits=limits, drain_s=drain_s)
@@ -114,6 +120,12 @@ def main() -> None:
         app()
     except UserError as error:
         print(f"cloud-server: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        print(
+            f"cloud-server: {error.name} is not installed: install the server's packages with pip install '.[cloud]'",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit(130)

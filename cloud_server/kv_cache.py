@@ -93,12 +93,15 @@ class KvPool:
         slots = count * PAGE_SLOTS
         # Not zeroed: on a CPU the system gives memory to pages that are written, so a generous limit costs nothing.
         # Zeros would be needed if masked slots were read as 0 * NaN, so padded gathers point at slots in use instead.
-        self.keys = torch.empty(
-            shape.layers, shape.heads, slots, shape.key_dim, dtype=shape.dtype, device=shape.device
-        )
-        self.values = torch.empty(
-            shape.layers, shape.heads, slots, shape.value_dim, dtype=shape.dtype, device=shape.device
-        )
+        sizes = [(shape.layers, shape.heads, slots, dim) for dim in (shape.key_dim, shape.value_dim)]
+        try:
+            self.keys, self.values = (
+                torch.empty(size, dtype=shape.dtype, device=shape.device) for size in sizes
+            )
+        except RuntimeError as error:  # torch has no error of its own for a host that is out of memory
+            raise UserError(
+                f"there is no memory for a KV cache of {limit_bytes >> 20} MB: give it less (--kv-cache-mb)"
+            ) from error
 
     @property
     def pages(self) -> int:

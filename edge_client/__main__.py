@@ -37,7 +37,9 @@ INTERRUPTED: Final = 130
 SEED_BITS: Final = 53
 """Of a seed that is drawn here, so that every JSON reader keeps it exactly."""
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(
+    rich_markup_mode=None, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
+)
 
 
 @app.callback()
@@ -197,10 +199,16 @@ def _prompt(prompt: str | None, file: Path | None) -> str:
     text = prompt if prompt is not None and prompt != "-" else _read(file)
     if not text:
         raise UserError("the prompt is empty: give some text for the model to continue")
+    if any(
+        "\ud800" <= character <= "\udfff" for character in text
+    ):  # how Python spells bytes that are not UTF-8
+        raise UserError("the prompt is not UTF-8: convert it first")
     return text
 
 
 def _read(file: Path | None) -> str:
+    if file is None and sys.stdin is None:
+        raise UserError("standard input is closed: give PROMPT or --prompt-file")
     try:
         return (sys.stdin.buffer.read() if file is None else file.read_bytes()).decode()
     except OSError as error:
@@ -230,6 +238,9 @@ def main() -> None:
     except GenerationFailedError as error:
         _remark(str(error))
         sys.exit(2 if error.status in MENDABLE else 1)
+    except ModuleNotFoundError as error:
+        _remark(f"{error.name} is not installed: install the edge's packages with pip install '.[edge]'")
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,9 @@ BLOCKS = range(1, 13)
 SYNC_PATIENCE_US = 5_000_000
 UNLIMITED = 1 << 30
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(
+    rich_markup_mode=None, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
+)
 
 
 @app.callback()

@@ -13,6 +13,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # Models come from this tree: a name that looks like a hub's is an error, not a download.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# As the product does (edge_client/__init__.py): tests that import onnxruntime by themselves report nothing either.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 # A failure is the same on every machine and run; a deadline measures the neighbours' load, not the code.
 settings.register_profile("slipstream", derandomize=True, deadline=None)

@@ -38,10 +38,15 @@ def load_drafter(source: str, provider: str = "cpu", threads: int = 1) -> Drafte
         UserError: whatever is wrong with the files or the device, and what to do about it.
     """
     path = Path(source)
-    if not path.exists():
-        raise UserError(f"drafter {path} does not exist: give a folder with drafter.json, or an ONNX model")
-    load = _load_tree if (path / "drafter.json").is_file() else _load_chain
-    drafter = load(path, provider, threads)
+    try:
+        if not path.exists():
+            raise UserError(
+                f"drafter {path} does not exist: give a folder with drafter.json, or an ONNX model"
+            )
+        load = _load_tree if (path / "drafter.json").is_file() else _load_chain
+        drafter = load(path, provider, threads)
+    except OSError as error:
+        raise UserError(f"drafter {path} cannot be read ({error.strerror}): check its permissions") from error
     _probe(drafter, path)
     return drafter
 
@@ -175,6 +180,8 @@ def _beside(folder: Path, name: str, up: int) -> Path:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
     except ValueError as error:
         raise UserError(f"{path} is not JSON: export the drafter again") from error
     if not isinstance(content, dict):

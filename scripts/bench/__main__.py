@@ -24,7 +24,7 @@ from shared.errors import UserError
 
 PACKAGES: Final = ("torch", "transformers", "onnxruntime", "grpcio", "numpy")
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
 
 
 def _drafter(settings: BenchSettings) -> Section:

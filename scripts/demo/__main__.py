@@ -17,7 +17,7 @@ from shared.sampling import SamplingParams
 
 DEFAULT_RTT_MS = 60.0
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
@@ -38,7 +38,9 @@ def main_command(
     prompts: Annotated[int, typer.Option(min=1, help="Held-out prompts to continue.")] = 6,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens per text.")] = 96,
     temperature: Annotated[float, typer.Option(min=0, help="0: greedy.")] = 0.0,
-    seed: Annotated[int, typer.Option(min=0, help="Of the sampling and of the network's jitter.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**63 - 1, help="Of the sampling and of the network's jitter.")
+    ] = 0,
     target: Annotated[Path, typer.Option(help="Folder of the target.")] = ROOT / "models/demo/target",
     drafter: Annotated[Path, typer.Option(help="Folder of the drafter.")] = ROOT / "models/demo/drafter",
     json_file: Annotated[Path | None, typer.Option("--json", help="Write every figure there.")] = None,
@@ -48,6 +50,8 @@ def main_command(
 
     Fails (exit code 1) unless all texts are the same, token by token.
     """
+    if json_file is not None and not json_file.resolve().parent.is_dir():
+        raise UserError(f"--json {json_file}: there is no such folder")
     if profile is None and rtt_ms is None:
         rtt_ms = DEFAULT_RTT_MS
     settings = Settings(

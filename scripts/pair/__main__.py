@@ -24,7 +24,7 @@ from scripts.pair.save import numpy_weights, save_target
 from scripts.pair.target import DRAFTER_LAYERS, TARGET_SHAPE, TargetPlan, train_target
 from scripts.pair.tokenizer import train_tokenizer
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, add_completion=False, help=__doc__)
 
 Work = Annotated[Path, typer.Option(help="Folder for checkpoints.")]
 Out = Annotated[Path, typer.Option(help="Folder of the finished pair.")]

@@ -18,7 +18,13 @@ from scripts.wan.profiles import PROFILES, Handover, WanProfile, find_profile
 from scripts.wan.proxy import DelayProxy, run
 from shared.errors import UserError
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(
+    rich_markup_mode=None,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help=__doc__,
+)
 
 Profile = Annotated[
     str | None, typer.Option(help=f"One of {', '.join(PROFILES)}; other options replace its figures.")
@@ -96,7 +102,12 @@ def combine(name: str | None, **figures: float | None) -> WanProfile:
     given = {key: figure for key, figure in figures.items() if figure is not None}
     if name is None and "rtt_ms" not in given:
         raise UserError("say which network: --profile NAME or --rtt-ms MS")
-    return replace(find_profile(name) if name is not None else WanProfile(0.0), **given)  # type: ignore[arg-type]
+    profile = replace(find_profile(name) if name is not None else WanProfile(0.0), **given)  # type: ignore[arg-type]
+    try:
+        _ = profile.up, profile.down  # each direction judges its own figures
+    except ValueError as error:
+        raise UserError(f"the network: {error}") from error
+    return profile
 
 
 def _handover(text: str) -> Handover:

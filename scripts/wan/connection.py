@@ -8,6 +8,7 @@ stops the reading of its sender, a receiver that does not read stops its lane: m
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
 import time
@@ -212,7 +213,8 @@ class Side(asyncio.Protocol):
     def write_end(self) -> None:
         """Half-close."""
         if self._open:
-            self.transport.write_eof()
+            with contextlib.suppress(OSError):  # the peer has left in the meantime: there is nobody to tell
+                self.transport.write_eof()
 
     def close(self) -> None:
         """Close after what was written has left."""
