@@ -126,6 +126,8 @@ def test_every_section_on_tiny_settings(tiny, tmp_path, monkeypatch, capsys) -> 
         "1 session, T=1",
         "3 sessions, greedy",
         "3 sessions, T=1",
+        "3 uneven sessions, greedy",
+        "3 uneven sessions, T=1",
     ]
     assert len(names["drafter"]) == 2
     assert len(names["alone"]) == 3
