@@ -20,7 +20,7 @@ from shared.errors import ContractViolation, Status
 from shared.messages import CloudMessage, Commit, EdgeMessage, ModelInfo
 from shared.pool import PoolScheduler
 from shared.session.cloud import CloudEffect, EndStream
-from shared.session.front import CloudFront, Ticket
+from shared.session.front import CloudFront, CloudPolicies, Ticket
 from shared.step import Step, StepOutcome
 
 log = logging.getLogger(__name__)
@@ -75,11 +75,13 @@ class Engine:
         pool: PoolScheduler,
         metrics: Metrics,
         limits: StreamLimits | None = None,
+        policies: CloudPolicies | None = None,
     ) -> None:
         self._worker = worker
         self._metrics = metrics
         self._limits = limits if limits is not None else StreamLimits()
-        self._front = CloudFront(info, pool)
+        self._front = CloudFront(info, pool, policies)
+        metrics.lookup = self._front.lookup
         self._inbox: asyncio.Queue[Callable[[], list[CloudEffect]]] = asyncio.Queue()
         self._streams: dict[int, _Connected] = {}
         self._last_stream = 0
@@ -253,7 +255,7 @@ class Engine:
             self._metrics.stepped(step, outcome)
             self._post(lambda: self._front.complete(outcome, time.monotonic_ns()))
             return
-        # A fact that cannot be established ends the sessions that asked for it, loudly; the others go on.
+        # A fact that cannot be established ends the session that asked for it, loudly; the others go on.
         log.error("step %d failed", step.number, exc_info=error)
         self._metrics.failed()
         if not step.items:
@@ -261,4 +263,4 @@ class Engine:
             self._post(lambda: self._front.complete(StepOutcome((), 0), time.monotonic_ns()))
             return
         detail = f"the verifier failed ({type(error).__name__}): open again with the log, or ask the operator"
-        self._post(lambda: self._front.failed(detail))
+        self._post(lambda: self._front.broken(detail))

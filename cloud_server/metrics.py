@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from shared.errors import Status
 from shared.messages import Commit
+from shared.policy.lookup import LookupCounts
 from shared.step import Step, StepOutcome
 
 
@@ -24,6 +25,8 @@ class Metrics:
     committed_tokens: int = 0
     open_sessions: int = 0
     most_sessions: int = 0
+    lookup: LookupCounts = field(default_factory=LookupCounts)
+    """What came of the guesses that the server made itself."""
     endings: Counter[Status] = field(default_factory=Counter)
     """Streams ended by this side, by status."""
 

@@ -79,6 +79,8 @@ class Open:
     tokenizer_fingerprint: str = ""
     patience_us: int = 0
     want_logprobs: bool = False
+    adaptive_patience_us: int = 0
+    """The most that the cloud may wait where it finds that worth while; used while `patience_us` is 0."""
     more: bool = False
     """Further `Open` parts follow, each with more `tokens`; every other field counts in the first part."""
     protocol_version: int = PROTOCOL_VERSION

@@ -3,17 +3,24 @@
 One-worker form: while a step is out no other is asked for. Law 4 is kept here together with CloudSession: every
 end that is due enters the next step before any draft node does, oldest first, and what a failed step owed is
 missing again. Long prompts are prefilled in chunks beside other sessions' nodes, so that nobody waits for them.
-Pure: time is an argument (ns).
+What the cloud guesses itself takes room that nobody else has a use for. Pure: time is an argument (ns).
+
+A step that breaks the worker is the fault of one session in it, as a rule. Its sessions are asked for again in two
+halves, and the half that breaks in halves of its own, until one is left: that one is the culprit. The others lose a
+few steps.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shared.policy.batching import NodeBudget, Pending
+from shared.policy.batching import Expected, NodeBudget, Pending
 from shared.session.cloud import CloudEffect, CloudSession
+from shared.session.tree import Node
 from shared.step import Step, StepItem, StepOutcome
 
+UNLIMITED = 1 << 30
+"""Tokens of room where a worker holds as many as there are."""
 KV_SLACK = 64
 """Tokens by which a session may take more room in a worker than it has: its last page."""
 
@@ -41,6 +48,8 @@ class PoolScheduler:
         self._released: list[int] = []
         self._out: Step | None = None
         self._number = 0
+        self._suspects: list[frozenset[int]] = []
+        """Groups of sessions that were in a step that broke the worker: each goes alone into one of the next."""
 
     @property
     def sessions(self) -> int:
@@ -62,7 +71,7 @@ class PoolScheduler:
         """When a patience runs out, if nothing happens before; None: nothing to wait for."""
         if self._out is not None:
             return None
-        due = [at for session in self._served() if (at := session.end_due_at()) is not None]
+        due = [at for session in self._served()[0] if (at := session.end_due_at()) is not None]
         return min(due, default=None)
 
     def next_step(self, now: int) -> Step | None:
@@ -72,29 +81,61 @@ class PoolScheduler:
         """
         if self._out is not None:
             return None
-        items = self._prefills()
-        due = self._due(now, {item.session for item in items})
-        advice = self._budget.advice(len(self._sessions))
-        pending = [
-            Pending(
-                session.key,
-                session.missing_drafts(),
-                session.tree.root,
-                # A drafter that was never judged counts as even odds: neither starved nor trusted.
-                acceptance=(session.accepted + 1) / (session.judged + 2),
-                honesty=min(1.0, (session.accepted + 1) / (session.claimed + 1)),
-            )
-            for session in due
-        ]
-        for session, nodes in zip(due, self._budget.choose(len(due), pending), strict=True):
-            session.advise(advice)
-            items.append(session.take(nodes, now=now))
+        items = self._items(now)
         if not items and not self._released:
             return None
         self._number += 1
         self._out = Step(self._number, tuple(items), tuple(self._released))
         self._released = []
         return self._out
+
+    def _items(self, now: int) -> list[StepItem]:
+        """Each session's share of a step that begins now."""
+        served, room = self._served()
+        while self._suspects:
+            suspects = self._suspects.pop(0)
+            items = self._share([session for session in served if session.key in suspects], now, room)
+            if items:
+                return items
+        return self._share(served, now, room)
+
+    def _share(self, served: list[CloudSession], now: int, room: int) -> list[StepItem]:
+        items = self._prefills(served)
+        due = self._due(served, now, {item.session for item in items})
+        advice = self._budget.advice(len(self._sessions))
+        for session, nodes in zip(due, self._nodes(due, room), strict=True):
+            session.advise(advice)
+            items.append(session.take(nodes, now=now))
+        return items
+
+    def _nodes(self, due: list[CloudSession], room: int) -> list[list[Node]]:
+        """For each session the nodes that enter the step: what edges drafted, then what the cloud guesses itself."""
+        ends, budget = len(due), self._budget
+        most = budget.share(ends)
+        pending = [
+            Pending(
+                session.key,
+                session.missing_drafts(most),
+                session.tree.root,
+                # A drafter that was never judged counts as even odds: neither starved nor trusted.
+                acceptance=(session.accepted + 1) / (session.judged + 2),
+                honesty=session.honesty,
+            )
+            for session in due
+        ]
+        chosen = budget.choose(ends, pending)
+        guesses = [
+            session.missing_guesses({node.key for node in nodes})
+            for session, nodes in zip(due, chosen, strict=True)
+        ]
+        if any(guesses):
+            expected = [
+                Expected(len(nodes), sum(map(one.chance, nodes)))
+                for one, nodes in zip(pending, chosen, strict=True)
+            ]
+            filled = budget.fill(ends, expected, guesses, room)
+            return [drafts + more for drafts, more in zip(chosen, filled, strict=True)]
+        return chosen
 
     def complete(self, outcome: StepOutcome, now: int) -> list[CloudEffect]:
         """Apply the facts of the step that is out; sessions that ended meanwhile are skipped.
@@ -128,36 +169,54 @@ class PoolScheduler:
             raise ValueError("no step is out")
         step, self._out = self._out, None
         self._released = [*step.released, *self._released]
+        self._cached = dict.fromkeys(self._cached, 0)  # whatever the worker held, it may hold no more
+        left = []
         for item in step.items:
             session = self._sessions.get(item.session)
             if session is not None:
                 session.give_back(_keys(item))
-                self._cached[item.session] = 0  # whatever the worker held, it may hold no more
-        return [item.session for item in step.items if item.session in self._sessions]
+                left.append(item.session)
+        return left
 
-    def _served(self) -> list[CloudSession]:
-        """The sessions that the worker can hold at once, the oldest first.
+    def broken(self) -> int | None:
+        """The step that is out broke the worker, which can go on. Returns the session whose fault it was, if one can
+        be told: it must not be asked for again. Else the step's sessions are asked for again apart.
+        """
+        alone = self._out is not None and len(self._out.items) == 1
+        left = self.failed()
+        if not left:
+            return None
+        if alone:
+            return left[0]
+        half = (len(left) + 1) // 2
+        # The halves first: the groups of an older failure hold others.
+        self._suspects[:0] = [frozenset(part) for part in (left[:half], left[half:]) if part]
+        return None
+
+    def _served(self) -> tuple[list[CloudSession], int]:
+        """The sessions that the worker can hold at once, the oldest first, and for how many more tokens there is room.
 
         Law 4: more than it can hold would evict each other, and one that is evicted before its prompt is through begins
         again for ever. The oldest is always served, so each comes to its turn.
         """
         if self._kv_tokens is None:
-            return list(self._sessions.values())
+            return list(self._sessions.values()), UNLIMITED
         room = self._kv_tokens
         served: list[CloudSession] = []
         for session in self._sessions.values():
             if session.end_due_at() is None:
                 continue  # it rests, and its cache may go
-            room -= len(session.log) + session.tree.live + KV_SLACK
-            if served and room < 0:
+            need = len(session.log) + session.tree.live - session.tree.looked_up + KV_SLACK
+            if served and room < need:
                 break
+            room -= need
             served.append(session)
-        return served
+        return served, max(room, 0)
 
-    def _prefills(self) -> list[StepItem]:
+    def _prefills(self, served: list[CloudSession]) -> list[StepItem]:
         room = self._prefill.per_step
         items: list[StepItem] = []
-        for session in self._served():
+        for session in served:
             key = session.key
             # The last token's own forward gives the first fact, so it is left to the step that asks for the end.
             missing = len(session.log) - 1 - self._cached[key]
@@ -168,13 +227,20 @@ class PoolScheduler:
                     room -= chunk
         return items
 
-    def _due(self, now: int, prefilling: set[int]) -> list[CloudSession]:
+    def _due(self, served: list[CloudSession], now: int, prefilling: set[int]) -> list[CloudSession]:
         due: list[tuple[int, int]] = []
-        for session in self._served():
+        begins = bool(prefilling)
+        for session in served:
             key, at = session.key, session.end_due_at()
             unready = len(session.log) - 1 - self._cached[key] > self._prefill.chunk
-            if at is not None and at <= now and key not in prefilling and not unready:
-                due.append((at, key))
+            wanted = session.end_wanted_at()
+            if at is not None and wanted is not None and key not in prefilling and not unready:
+                begins |= at <= now
+                due.append((wanted, key))
+        if not begins:
+            return []
+        # A step that begins takes along whoever waits by the cloud's own choice: missing it would cost them more.
+        due = [(wanted, key) for wanted, key in due if wanted <= now]
         due.sort()
         return [self._sessions[key] for _, key in due]
 

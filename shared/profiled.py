@@ -17,9 +17,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.errors import UserError
+from shared.hardware import HardwareProfile, StepLoad, read_hardware
 from shared.policy.expansion import Candidate
 
 EASY = 0.98
+STEP_COST = ("step_ms", "flat_nodes", "node_ms")
+"""Fields of a profile that a hardware profile takes the place of."""
 _MASK = (1 << 64) - 1
 
 
@@ -43,7 +46,7 @@ class Profile:
     acceptance: float = 0.8
     """Share of contexts in which the first candidate is right; 0..1."""
     step_ms: float = 30.0
-    """Duration of a verify step, whatever is in it."""
+    """Duration of a verify step of up to `flat_nodes` nodes."""
     draft_ms: float = 3.0
     """Duration of a drafter forward on one node."""
     branch_cost: float = 0.1
@@ -54,20 +57,34 @@ class Profile:
     context_length: int = 1 << 20
     seed: int = 0
     """Another seed is another pair of models."""
+    flat_nodes: int = 0
+    """Up to so many nodes, over all sessions, a step lasts `step_ms`."""
+    node_ms: float = 0.0
+    """What each further node adds. 0: a step lasts `step_ms` whatever is in it."""
+    hardware: HardwareProfile | None = None
+    """Measured cost of a step, in place of `step_ms`, `flat_nodes` and `node_ms`."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.acceptance <= 1.0:
             raise ValueError(f"acceptance {self.acceptance} is outside 0..1")
-        for name in ("step_ms", "draft_ms", "branch_cost"):
+        for name in ("step_ms", "draft_ms", "branch_cost", "node_ms"):
             value: float = getattr(self, name)
             if not (value >= 0.0 and math.isfinite(value)):
                 raise ValueError(f"{name} {value} is not a finite number from 0")
         if self.vocabulary_size < 64:
             raise ValueError(f"vocabulary_size {self.vocabulary_size} is below 64")
+        if self.flat_nodes < 0:
+            raise ValueError(f"flat_nodes {self.flat_nodes} is below 0")
 
     def forward_ms(self, branches: int) -> float:
         """Duration of one forward on that many nodes."""
         return self.draft_ms * (1.0 + self.branch_cost * (branches - 1))
+
+    def duration_ms(self, load: StepLoad) -> float:
+        """Duration of a verify step."""
+        if self.hardware is not None:
+            return self.hardware.step_ms(load.nodes, load.sessions, load.context)
+        return self.step_ms + max(0, load.nodes - self.flat_nodes) * self.node_ms
 
 
 class ProfiledPair:
@@ -147,10 +164,11 @@ def decode(
 
 
 def parse_profile(text: str) -> Profile:
-    """A profile from `profiled` or `profiled:name=value,...` with the fields of `Profile`.
+    """A profile from `profiled` or `profiled:name=value,...` with the fields of `Profile`; `hardware` names a file.
 
     Raises:
-        UserError: an unknown name, or a value out of range.
+        UserError: an unknown name, a value out of range, a hardware profile that cannot be read or that contradicts
+            another value.
     """
     kinds: dict[str, Any] = {
         "acceptance": float,
@@ -160,6 +178,7 @@ def parse_profile(text: str) -> Profile:
         "seed": int,
     }
     kinds |= {"vocabulary_size": int, "context_length": int, "iid": _flag}
+    kinds |= {"flat_nodes": int, "node_ms": float, "hardware": read_hardware}
     values: dict[str, Any] = {}
     for part in filter(None, text.partition(":")[2].split(",")):
         name, separator, value = part.partition("=")
@@ -173,6 +192,8 @@ def parse_profile(text: str) -> Profile:
             raise UserError(
                 f"profiled model: {name}={value!r} is not a {kinds[name].__name__.strip('_')}"
             ) from error
+    if "hardware" in values and (both := [name for name in STEP_COST if name in values]):
+        raise UserError(f"profiled model: hardware says what a step costs, so leave out {', '.join(both)}")
     try:
         return Profile(**values)
     except ValueError as error:

@@ -83,6 +83,7 @@ def _open_to_wire(message: Open) -> pb.Open:
         model_fingerprint=message.model_fingerprint,
         tokenizer_fingerprint=message.tokenizer_fingerprint,
         patience_us=message.patience_us,
+        adaptive_patience_us=message.adaptive_patience_us,
         want_logprobs=message.want_logprobs,
         more=message.more,
     )
@@ -100,6 +101,7 @@ def _open_from_wire(message: pb.Open) -> Open:
         model_fingerprint=message.model_fingerprint,
         tokenizer_fingerprint=message.tokenizer_fingerprint,
         patience_us=message.patience_us,
+        adaptive_patience_us=message.adaptive_patience_us,
         want_logprobs=message.want_logprobs,
         more=message.more,
         protocol_version=message.protocol_version,

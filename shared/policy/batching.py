@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from shared.session.guesses import Guessed
 from shared.session.tree import Node
 
 STEPS_IN_FLIGHT = 4
@@ -36,11 +38,33 @@ class Pending:
         return math.exp(self.end.path_cost - node.path_cost) * self.honesty**depth
 
 
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a session has in a step already, its end not counted."""
+
+    nodes: int
+    tokens: float
+    """Their chances to lie on the true path, added up."""
+
+
 class NodeBudget(Protocol):
     """Chooses the draft nodes of a step. Ends are no business of a budget: they all go first (law 4)."""
 
     def choose(self, ends: int, pending: Sequence[Pending]) -> list[list[Node]]:
         """For each session, the nodes that enter the step, parents before children."""
+        ...
+
+    def share(self, ends: int) -> int:
+        """Drafts of one session beyond which a step with so many ends has no room."""
+        ...
+
+    def fill(
+        self, ends: int, chosen: Sequence[Expected], guesses: Sequence[Sequence[Guessed]], room: int
+    ) -> list[list[Node]]:
+        """The cloud's own guesses that enter beside the `chosen` drafts, at most `room` in all: what is left over.
+
+        They displace nobody's draft, whatever their chances. Parents before children.
+        """
         ...
 
     def advice(self, sessions: int) -> int:
@@ -66,18 +90,44 @@ class FlatBudget:
     def choose(self, ends: int, pending: Sequence[Pending]) -> list[list[Node]]:
         """See `NodeBudget.choose`."""
         room = self.nodes - ends
-        if sum(min(len(one.drafts), self.per_session) for one in pending) <= room:
-            return [list(one.drafts[: self.per_session]) for one in pending]
-        ranked = [
-            (-rank_value(one.acceptance, rank), index, rank)
-            for index, one in enumerate(pending)
-            for rank in range(min(len(one.drafts), self.per_session))
-        ]
-        ranked.sort()
+        most = [min(len(one.drafts), self.per_session) for one in pending]
+        if sum(most) <= room:
+            return [list(one.drafts[:count]) for one, count in zip(pending, most, strict=True)]
+        # The best next node of each session: room is far less than there are nodes.
+        ranked = [(-rank_value(one.acceptance, 0), index) for index, one in enumerate(pending) if most[index]]
+        heapq.heapify(ranked)
         counts = [0] * len(pending)
-        for _, index, _ in ranked[: max(room, 0)]:
+        for _ in range(max(room, 0)):
+            if not ranked:
+                break
+            _, index = ranked[0]
             counts[index] += 1
+            if counts[index] < most[index]:
+                value = rank_value(pending[index].acceptance, counts[index])
+                heapq.heapreplace(ranked, (-value, index))
+            else:
+                heapq.heappop(ranked)
         return [list(one.drafts[:count]) for one, count in zip(pending, counts, strict=True)]
+
+    def share(self, ends: int) -> int:
+        """See `NodeBudget.share`."""
+        return max(0, min(self.per_session, self.nodes - ends))
+
+    def fill(
+        self, ends: int, chosen: Sequence[Expected], guesses: Sequence[Sequence[Guessed]], room: int
+    ) -> list[list[Node]]:
+        """See `NodeBudget.fill`. Between sessions the likelier guess goes first: its chance was measured here."""
+        room = min(room, self.nodes - ends - sum(one.nodes for one in chosen))
+        ranked = [
+            (-guess.chance, index, rank)
+            for index, (one, chain) in enumerate(zip(chosen, guesses, strict=True))
+            for rank, guess in enumerate(chain[: max(0, self.per_session - one.nodes)])
+        ]
+        ranked.sort()  # within a chain the chances fall, so parents come first
+        filled: list[list[Node]] = [[] for _ in chosen]
+        for _, index, rank in ranked[: max(room, 0)]:
+            filled[index].append(guesses[index][rank].node)
+        return filled
 
     def advice(self, sessions: int) -> int:
         """See `NodeBudget.advice`."""
@@ -145,6 +195,20 @@ class MeasuredBudget:
         toll = self.cost.per_token_us * ends
         return [self._worthwhile(nodes, one, toll) for nodes, one in zip(chosen, pending, strict=True)]
 
+    def share(self, ends: int) -> int:
+        """See `NodeBudget.share`."""
+        return FlatBudget(self.nodes, self.per_session).share(ends)
+
+    def fill(
+        self, ends: int, chosen: Sequence[Expected], guesses: Sequence[Sequence[Guessed]], room: int
+    ) -> list[list[Node]]:
+        """See `NodeBudget.fill`."""
+        toll = self.cost.per_token_us * ends
+        worth = [
+            self._worthwhile_guesses(chain, one, toll) for one, chain in zip(chosen, guesses, strict=True)
+        ]
+        return FlatBudget(self.nodes, self.per_session).fill(ends, chosen, worth, room)
+
     def advice(self, sessions: int) -> int:
         """See `NodeBudget.advice`."""
         return FlatBudget(self.nodes, self.per_session).advice(sessions)
@@ -152,6 +216,15 @@ class MeasuredBudget:
     def measured(self, tokens: int, duration_us: int) -> None:
         """See `NodeBudget.measured`."""
         self.cost.learn(tokens, duration_us)
+
+    def _worthwhile_guesses(self, chain: Sequence[Guessed], chosen: Expected, toll: float) -> list[Guessed]:
+        expected, kept = 1.0 + chosen.tokens, []
+        for guess in chain:
+            if guess.chance * self.cost.mean_us / expected < toll:
+                break
+            expected += guess.chance
+            kept.append(guess)
+        return kept
 
     def _worthwhile(self, nodes: Sequence[Node], pending: Pending, toll: float) -> list[Node]:
         expected, kept = 1.0, []

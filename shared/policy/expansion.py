@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from shared.session.tree import Node
@@ -76,6 +77,10 @@ class Expansion(Protocol):
         """Take from the frontier the nodes of the next forward: those `within` reach, at most a batch."""
         ...
 
+    def forwarded(self, nodes: int, duration: int) -> None:
+        """A forward on so many nodes took so long (ns)."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class BestFirst:
@@ -91,6 +96,83 @@ class BestFirst:
         while len(chosen) < self.branches and frontier and within(frontier.peek()):
             chosen.append(frontier.pop())
         return chosen
+
+    def forwarded(self, nodes: int, duration: int) -> None:
+        """See `Expansion.forwarded`: a fixed width learns nothing."""
+
+
+@dataclass(slots=True)
+class ForwardCost:
+    """Duration of a drafter forward as a straight line in its nodes: least squares over the recent forwards."""
+
+    memory: float = 0.99
+    """Weight of a forward, one forward later."""
+    prior: float = 0.25
+    """What a further node is taken to cost before anything was measured, as a share of a forward on one."""
+    _weight: float = 0.0
+    _nodes: float = 0.0
+    _duration: float = 0.0
+    _square: float = 0.0
+    _product: float = 0.0
+
+    def learn(self, nodes: int, duration: int) -> None:
+        """One more measurement (ns)."""
+        keep = self.memory
+        self._weight = keep * self._weight + 1.0
+        self._nodes = keep * self._nodes + nodes
+        self._duration = keep * self._duration + duration
+        self._square = keep * self._square + nodes * nodes
+        self._product = keep * self._product + nodes * duration
+
+    def line(self) -> tuple[float, float]:
+        """What a forward costs before its first node, and what each node adds; in any unit."""
+        if not self._duration:
+            return 1.0 - self.prior, self.prior
+        nodes, duration = self._nodes / self._weight, self._duration / self._weight
+        # One forward's worth of the prior: forwards of one size say nothing about the slope.
+        flat = duration / (1.0 - self.prior + self.prior * nodes)
+        variance = self._square / self._weight - nodes * nodes
+        covariance = self._product / self._weight - nodes * duration
+        doubt = PRIOR_WEIGHT / self._weight
+        slope = (covariance + doubt * self.prior * flat) / (variance + doubt)
+        slope = min(max(slope, 0.0), duration / nodes)
+        return duration - slope * nodes, slope
+
+
+PRIOR_WEIGHT = 4.0
+
+
+@dataclass(slots=True)
+class MarginalGain:
+    """As many branches as pay: a forward takes a further node if that adds to the chance of being right per time.
+
+    What a node brings is the chance that it lies on the true path. A drafter that is unsure and whose forwards cost
+    the same on one node as on many goes wide; one that is sure, or pays for every node, drafts a chain.
+    """
+
+    branches: int = 8
+    width: int = 8
+    max_cost: float = 6.0
+    cost: ForwardCost = field(default_factory=ForwardCost)
+
+    def choose(self, frontier: Frontier, within: Callable[[Node], bool]) -> list[Node]:
+        """See `Expansion.choose`."""
+        start, each = self.cost.line()
+        chosen: list[Node] = []
+        gain = 0.0
+        while len(chosen) < self.branches and frontier and within(frontier.peek()):
+            # Relative to the likeliest: where the tree began does not matter.
+            first = chosen[0] if chosen else frontier.peek()
+            chance = math.exp(first.path_cost - frontier.peek().path_cost)
+            if chosen and chance * (start + each * len(chosen)) < gain * each:
+                break
+            gain += chance
+            chosen.append(frontier.pop())
+        return chosen
+
+    def forwarded(self, nodes: int, duration: int) -> None:
+        """See `Expansion.forwarded`."""
+        self.cost.learn(nodes, duration)
 
 
 def chain() -> BestFirst:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from shared.messages import Commit
+from shared.policy.batching import STEPS_IN_FLIGHT
 
 
 class Window(Protocol):
@@ -44,6 +46,31 @@ class AdvisedWindow:
     def size(self) -> int:
         """See `Window.size`."""
         return min(self.nodes, self.advised) if self.advised else self.nodes
+
+    def committed(self, commit: Commit) -> None:
+        """See `Window.committed`."""
+        self.advised = commit.advised_window
+
+
+@dataclass(slots=True)
+class MeasuredWindow:
+    """As many nodes as the steps between sending and verdict can look at, by what the cloud says a step is worth.
+
+    The cloud advises what `STEPS_IN_FLIGHT` steps of its own would look at; it cannot know how many of them fit into
+    this edge's round trip, and the edge measures that.
+    """
+
+    most: int
+    steps_in_flight: Callable[[], float]
+    """From the commit that was seen last to the verdict on what is sent now, in verify steps."""
+    advised: int = 0
+
+    def size(self) -> int:
+        """See `Window.size`."""
+        if not self.advised:
+            return self.most
+        steps = self.steps_in_flight() + 2.0
+        return max(1, min(self.most, round(self.advised * steps / STEPS_IN_FLIGHT)))
 
     def committed(self, commit: Commit) -> None:
         """See `Window.committed`."""

@@ -8,44 +8,37 @@ Laws kept here:
 4. Every step makes progress: while the log is open, the fact at its end is in flight, due (`end_due_at` <= now),
    or waiting out a finite patience. Facts that a failed step owed are missing again (`give_back`). The one
    exception is the contract's own: an edge that stops reporting `seen` stops self-decode after `run_ahead` tokens.
+   What the cloud guesses itself neither ends a wait nor keeps a log going past it: only an edge's drafts do.
 7. Pure: time is an argument (ns), effects are returned in the order in which they are to be performed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from shared.errors import ContractViolation, Status
-from shared.messages import Close, CloudMessage, Commit, Draft, Finish, FinishReason, ModelInfo, Open, Opened
+from shared.messages import Close, Commit, Draft, Finish, FinishReason, ModelInfo, Open, Opened
+from shared.policy.lookup import PromptLookup
+from shared.session.cloud_effects import CloudEffect, EndStream, Send
+from shared.session.guesses import Guessed, Guesses
 from shared.session.log import TokenLog
+from shared.session.missing import MissingNodes
+from shared.session.opening import check_open, patience_of
 from shared.session.stream import DraftStream
 from shared.session.tree import DraftTree, Node, Settlement, settle
 from shared.step import Fact, StepItem, StepNode
 
+__all__ = ["CloudEffect", "CloudSession", "Disagreements", "EndStream", "Send", "check_open"]
+
 NEAR_TIE_MARGIN = 1e-4
 """Nats. Two float32 evaluations of one fact may differ when its two best scores are closer than this."""
 MICROSECOND = 1_000
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Put a message on a stream."""
-
-    stream: int
-    message: CloudMessage
-
-
-@dataclass(frozen=True, slots=True)
-class EndStream:
-    """End a stream with a status; nothing follows on it."""
-
-    stream: int
-    status: Status
-    detail: str = ""
-
-
-CloudEffect = Send | EndStream
+MAX_DRAFTS = 1 << 30
+"""More drafts than a session has."""
+CROWD = 64
+"""Drafts beside which the cloud adds no guess of its own: a step has hardly room for them."""
 
 
 @dataclass(slots=True)
@@ -69,52 +62,23 @@ class _Tally:
     verify_us: int = 0
 
 
-def check_open(opening: Open, info: ModelInfo) -> None:
-    """The rules for a complete `Open` (all its parts joined).
-
-    Raises:
-        ContractViolation: with the documented status and what to do.
-    """
-    if opening.protocol_version != info.protocol_version:
-        raise ContractViolation(
-            Status.FAILED_PRECONDITION,
-            f"protocol version {opening.protocol_version}, this server speaks {info.protocol_version}: "
-            "use a client of the same version",
-        )
-    for name, asked, own in (
-        ("model", opening.model_fingerprint, info.model_fingerprint),
-        ("tokenizer", opening.tokenizer_fingerprint, info.tokenizer_fingerprint),
-    ):
-        if asked and own and asked != own:
-            raise ContractViolation(
-                Status.FAILED_PRECONDITION,
-                f"the session needs {name} {asked[:16]}, this server holds {own[:16]}: connect to a server with the "
-                f"same {name}, or start a new session",
-            )
-    count = len(opening.tokens)
-    if not 1 <= opening.prompt_length <= count:
-        raise _invalid(f"prompt_length {opening.prompt_length} is outside 1..{count}, the tokens sent")
-    tokens = (*opening.tokens, *opening.stop_tokens)
-    for token in (min(tokens), max(tokens)):  # a long log is checked at every open: no loop over its tokens
-        if not 0 <= token < info.vocabulary_size:
-            raise _invalid(f"token {token} is outside the vocabulary of {info.vocabulary_size}")
-    if count >= info.context_length:
-        raise ContractViolation(
-            Status.OUT_OF_RANGE,
-            f"the log of {count} tokens fills the context of {info.context_length}: shorten the prompt",
-        )
-    if opening.max_length <= count:
-        raise _invalid(
-            f"max_length {opening.max_length} leaves no room after {count} tokens: ask for at least one"
-        )
-    if not 0 <= opening.patience_us <= info.limits.max_patience_us:
-        raise _invalid(f"patience_us {opening.patience_us} is outside 0..{info.limits.max_patience_us}")
-
-
 class CloudSession:
     """One open session. Calling order: `opened` once, then any of the others until `over`."""
 
-    def __init__(self, key: int, stream: int, opening: Open, info: ModelInfo, *, now: int) -> None:
+    def __init__(
+        self,
+        key: int,
+        stream: int,
+        opening: Open,
+        info: ModelInfo,
+        *,
+        now: int,
+        lookup: PromptLookup | None = None,
+        adaptive: bool = True,
+    ) -> None:
+        """`lookup`: where the cloud's own guesses come from; None: it makes none. `adaptive`: whether it waits where
+        the edge leaves that to it.
+        """
         check_open(opening, info)
         self.key = key
         self.stream = stream
@@ -136,9 +100,13 @@ class CloudSession:
         self.judged = 0
         self.claimed = 0.0
         """How many of the judged tokens the drafts' costs said they would have right."""
-        self._patience = opening.patience_us * MICROSECOND
+        self._patience = patience_of(opening, adaptive=adaptive)
         self._nodes: dict[int, Node] = {self.tree.root.key: self.tree.root}
         self._in_flight: set[int] = set()
+        self._missing = MissingNodes(self._in_flight)
+        self._newest: tuple[Node, ...] = ()
+        """The nodes of the latest message that brought any."""
+        self._guesses = Guesses(lookup, self.log, self.tree, info.limits.max_depth) if lookup else None
         self._missing_since = now
         self._bare_since: int | None = now
         self._step_now = False
@@ -171,12 +139,19 @@ class CloudSession:
         Raises:
             ContractViolation: the message breaks a rule; the session is unchanged.
         """
+        bare = self._bare_since is not None
         applied = self.drafts.apply(draft, self.log, self.tree, now=now)
         self._tally.received += applied.received
         self._tally.stale += applied.stale
         self._step_now |= draft.step_now
         for node in applied.created:
             self._nodes[node.key] = node
+            self._missing.add(node)
+        if applied.created:
+            self._newest = applied.created
+        if self._patience.adaptive and draft.tokens:
+            mass = self._mass(applied.created)
+            self._patience.arrived(now, draft.root_position, bare=bare, mass=mass)
         self._note_bareness(now)
 
     def close(self, close: Close) -> list[CloudEffect]:
@@ -187,7 +162,10 @@ class CloudSession:
         """
         position = len(self.log) if close.position is None else close.position
         if not self.log.prompt_length <= position <= len(self.log):
-            raise _invalid(f"close position {position} is outside {self.log.prompt_length}..{len(self.log)}")
+            raise ContractViolation(
+                Status.INVALID_ARGUMENT,
+                f"close position {position} is outside {self.log.prompt_length}..{len(self.log)}",
+            )
         self.log.close(FinishReason.CLOSED)
         self._forget(settle(self.log, self.tree))
         return self._finish(FinishReason.CLOSED, position)
@@ -204,19 +182,36 @@ class CloudSession:
         """When the fact at the end is to be asked for; None: not at all for now (known, in flight, run ahead)."""
         if self.over or self.log.closed is not None or self.tree.root.key in self._in_flight:
             return None
-        if self._bare_since is None or self._step_now:
+        if self._step_now:
             return self._missing_since
-        if len(self.log) - self.drafts.seen >= self._info.limits.run_ahead:
+        bare = self._bare_since is not None
+        if bare and len(self.log) - self.drafts.seen >= self._info.limits.run_ahead:
             return None
-        return self._bare_since + self._patience
+        return self._patience.due_at(self._missing_since, self._bare_since)
 
-    def missing_drafts(self) -> list[Node]:
-        """Live nodes whose facts are neither known nor in flight, likeliest first, parents before children."""
-        missing = [
-            node for node in self.tree.nodes() if node.fact is None and node.key not in self._in_flight
-        ]
-        missing.sort(key=lambda node: (node.path_cost, node.key))
-        return missing
+    def end_wanted_at(self) -> int | None:
+        """From when on a step that begins anyway is to take the end along; None: see `end_due_at`.
+
+        A wait of the cloud's own choice is for this session's speed, and a step that it would miss is slower than any.
+        One that the edge asked for is waited out.
+        """
+        due = self.end_due_at()
+        return due if due is None or not self._patience.adaptive else self._missing_since
+
+    @property
+    def honesty(self) -> float:
+        """Judged tokens that the drafts had right for each that their costs claimed; at most 1."""
+        return min(1.0, (self.accepted + 1) / (self.claimed + 1))
+
+    def missing_drafts(self, most: int = MAX_DRAFTS) -> list[Node]:
+        """The likeliest `most` live drafts whose facts are neither known nor in flight, parents before children."""
+        return self._missing.first(most)
+
+    def missing_guesses(self, asked: Collection[int]) -> list[Guessed]:
+        """The cloud's own guesses that a step may ask for beside the drafts with the keys `asked`: a chain."""
+        if self._guesses is None:
+            return []
+        return self._guesses.missing(self._in_flight, asked, self.honesty)
 
     def take(self, nodes: Iterable[Node], *, now: int) -> StepItem:
         """The item that asks for the fact at the end and at `nodes`; they are in flight from now on.
@@ -235,10 +230,13 @@ class CloudSession:
                 walk = walk.parent
         ordered = sorted(path.values(), key=lambda node: node.key)
         index = {node.key: i for i, node in enumerate(ordered)}
+        due = self._patience.due_at(self._missing_since, self._bare_since)
+        self._tally.queue_us = max(0, now - due) // MICROSECOND
+        self._patience.waited(now - self._missing_since)
         self._in_flight |= wanted
         self._in_flight.add(end.key)
-        due = self._missing_since if self._bare_since is None else self._bare_since + self._patience
-        self._tally.queue_us = max(0, now - due) // MICROSECOND
+        if self._guesses is not None:
+            self._guesses.taken(node for node in path.values() if node.key in wanted)
         return StepItem(
             session=self.key,
             log=self.log.tokens,
@@ -259,13 +257,22 @@ class CloudSession:
 
     def prefill(self, length: int) -> StepItem:
         """An item that asks for a longer cached prefix and no fact."""
+        if self._guesses is not None:
+            self._guesses.read(length)
         return StepItem(
             self.key, self.log.tokens, length, (), None, self._opening.sampling, self.log.prompt_length
         )
 
     def give_back(self, keys: Iterable[int]) -> None:
         """A step failed or is overdue: the facts it owed are missing again."""
-        self._in_flight.difference_update(keys)
+        owed = list(keys)
+        self._in_flight.difference_update(owed)
+        if self._guesses is not None:
+            self._guesses.answered(owed)
+        for key in owed:
+            node = self._nodes.get(key)
+            if node is not None and node.drafted and node is not self.tree.root:
+                self._missing.add(node)
 
     def advise(self, window: int) -> None:
         """How many nodes in flight are worth it now; travels with the next commit."""
@@ -277,7 +284,8 @@ class CloudSession:
         """Apply the facts of one step; a fact about a dead or committed node is dropped silently."""
         self._tally.steps += 1
         self._tally.facts += len(facts)
-        self._tally.self_decoded += len(facts) == 1
+        own = 0 if self._guesses is None else self._guesses.answered(key for key, _ in facts)
+        self._tally.self_decoded += len(facts) - own == 1
         self._tally.verify_us = verify_us
         for key, fact in facts:
             self._in_flight.discard(key)
@@ -291,10 +299,11 @@ class CloudSession:
         return self._settle(now)
 
     def _settle(self, now: int) -> list[CloudEffect]:
-        position = len(self.log)
+        position, end = len(self.log), self.tree.root
         done = settle(self.log, self.tree)
         if not done.tokens:
             return []
+        del self._nodes[end.key]
         self._forget(done)
         self._missing_since = now
         self._bare_since = None
@@ -303,11 +312,35 @@ class CloudSession:
         self.accepted += done.accepted
         self.judged += done.judged
         self.claimed += done.claimed
+        self._look_ahead(now, done)
         effects: list[CloudEffect] = [Send(self.stream, self._commit(position, done))]
         self.drafts.sent_length = len(self.log)
         if self.log.closed is not None:
             effects += self._finish(self.log.closed, len(self.log))
         return effects
+
+    def _look_ahead(self, now: int, done: Settlement) -> None:
+        """The log has grown: what is likely to follow, and what is worth waiting for."""
+        if self._guesses is not None:
+            for node in self._guesses.moved(done, crowded=self.drafts.live >= CROWD):
+                self._nodes[node.key] = node
+        if self._patience.adaptive:
+            # The step itself gives one token, and that too may be one that a draft had right.
+            saved = min(done.accepted, len(done.tokens) - 1)
+            duration = self._tally.verify_us * MICROSECOND
+            self._patience.stepped(duration, judged=done.judged, accepted=done.accepted, saved=saved)
+            bare = self._bare_since is not None
+            mass = 0.0 if bare else self._mass(self._newest)
+            self._patience.moved(now, len(self.log), bare=bare, missed=done.missed, mass=mass)
+
+    def _mass(self, nodes: Iterable[Node]) -> float:
+        """The chances of those that are alive to lie on the true path, by costs and what costs were worth so far."""
+        end, honesty = self.tree.root, self.honesty
+        return sum(
+            math.exp(end.path_cost - node.path_cost) * honesty ** (node.position - end.position)
+            for node in nodes
+            if node.alive
+        )
 
     def _commit(self, position: int, done: Settlement) -> Commit:
         tally, self._tally = self._tally, _Tally()
@@ -346,7 +379,7 @@ class CloudSession:
             self.disagreements.incidents += 1
 
     def _note_bareness(self, now: int) -> None:
-        if self.tree.root.children:
+        if any(child.drafted for child in self.tree.root.children.values()):
             self._bare_since = None
         elif self._bare_since is None:
             self._bare_since = now
@@ -356,7 +389,6 @@ class CloudSession:
         for node in done.promoted:
             self._nodes.pop(node.key, None)
         self._forget_killed(done.killed)
-        self._nodes = {key: node for key, node in self._nodes.items() if node.alive}
         self._nodes[self.tree.root.key] = self.tree.root
 
     def _forget_killed(self, killed: list[Node]) -> None:
@@ -364,7 +396,3 @@ class CloudSession:
         for node in killed:
             self._nodes.pop(node.key, None)
             self._in_flight.discard(node.key)
-
-
-def _invalid(message: str) -> ContractViolation:
-    return ContractViolation(Status.INVALID_ARGUMENT, message)

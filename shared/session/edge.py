@@ -13,7 +13,7 @@ What outlives a stream is here; what belongs to one stream is its `Uplink`. Laws
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import assert_never
 
 from shared.errors import Status
@@ -28,10 +28,12 @@ from shared.messages import (
     ModelInfo,
     Opened,
 )
-from shared.policy.expansion import Candidate, Expansion, Frontier
+from shared.policy.agreement import Agreement, Claimed
+from shared.policy.expansion import Candidate, Expansion
 from shared.policy.pacing import Pacing
 from shared.policy.reconnect import Reconnect
 from shared.policy.window import Window
+from shared.session.drafting import Drafting
 from shared.session.edge_effects import Connect, Done, EdgeEffect, Emit, Failed, Forward, SendUp
 from shared.session.log import TokenLog
 from shared.session.request import Request
@@ -67,6 +69,7 @@ class EdgePolicies:
     reconnect: Reconnect
     draft_context: int
     """Longest prefix that the drafter can take, in tokens."""
+    agreement: Agreement = field(default_factory=Claimed)
 
 
 @dataclass(slots=True)
@@ -108,10 +111,16 @@ class EdgeSession:
         self.counts = EdgeCounts()
         self.over = False
         self.tree = DraftTree(self.log)
-        self._frontier = Frontier()
-        self._frontier.push(self.tree.root)
-        self._pending = Frontier()
+        self._drafting = Drafting(
+            self.log,
+            self.tree,
+            expansion=policies.expansion,
+            pacing=policies.pacing,
+            agreement=policies.agreement,
+            draft_context=policies.draft_context,
+        )
         self._forwarding: dict[int, Node] | None = None
+        self._forwarded_at = 0
         self._stream = 0
         self._connected = False
         self._uplink = Uplink(self.log, self.tree, self._limits, now=0)
@@ -147,9 +156,8 @@ class EdgeSession:
             return []
         self._connected = True
         self._uplink = Uplink(self.log, self.tree, self._limits, now=now)
-        self._pending = Frontier()
-        for node in self.tree.nodes():
-            self._pending.push(node)
+        self._policies.pacing.opened(now)
+        self._drafting.reopened()
         openings = self._request.openings(self.log, self._info, self._limits)
         return [*(SendUp(stream, part) for part in openings), *self._pump(now)]
 
@@ -179,6 +187,7 @@ class EdgeSession:
         if isinstance(message, Opened):
             self._reopening = False
             self._limits = message.limits
+            self._policies.pacing.answered(now)
             return self._pump(now)
         if isinstance(message, Commit):
             return self._commit(message, now)
@@ -203,12 +212,15 @@ class EdgeSession:
         if self._forwarding is None:
             raise ValueError("no forward is out")
         nodes, self._forwarding = list(self._forwarding.values()), None
+        duration = now - self._forwarded_at
+        self._policies.pacing.drafted(duration)
         expansion = self._policies.expansion
         if self.over or expansion is None:
             return []
+        expansion.forwarded(len(nodes), duration)
         for node, candidates in zip(nodes, results, strict=True):
             if node.alive:
-                self._adopt(node, candidates[: expansion.width], expansion)
+                self.counts.drafted += self._drafting.adopt(node, candidates)
         return self._pump(now)
 
     def close(self, now: int, position: int | None = None) -> list[EdgeEffect]:
@@ -222,7 +234,7 @@ class EdgeSession:
         if position is not None and not self.log.prompt_length <= position <= len(self.log):
             raise ValueError(f"position {position} is outside {self.log.prompt_length}..{len(self.log)}")
         self._closing = len(self.log) if position is None else position
-        self._uplink.forget(self.tree.clear())
+        self._forget(self.tree.clear())
         if not self._connected:
             return self._done(FinishReason.CLOSED, self._closing)
         return [SendUp(self._stream, Close(self._closing))]
@@ -238,6 +250,7 @@ class EdgeSession:
                 f"the server committed at position {commit.position}, this log ends at {len(self.log)}: report a bug",
             )
         self._policies.window.committed(commit)
+        self._policies.pacing.committed(commit, now)
         self._policies.reconnect.progressed(now)
         self._count(commit)
         for token in commit.tokens:
@@ -245,12 +258,13 @@ class EdgeSession:
                 return self._fail(
                     Status.INTERNAL, "the server committed beyond the end of the log: report a bug"
                 )
-            self._uplink.forget(self.tree.learn(self.tree.root, Fact(token)))
+            self._drafting.judge(token)
+            self._forget(self.tree.learn(self.tree.root, Fact(token)))
             done = settle(self.log, self.tree)
-            self._uplink.forget(done.killed)
-            self._uplink.forget(done.promoted)
+            self._forget(done.killed)
+            self._forget(done.promoted)
             if not done.promoted:
-                self._frontier.push(self.tree.root)
+                self._drafting.bare()
         effects: list[EdgeEffect] = [Emit(commit.position, commit.tokens)]
         return effects + self._pump(now)
 
@@ -264,40 +278,51 @@ class EdgeSession:
         counts.steps += commit.steps
         counts.self_decoded += commit.self_decoded
 
-    def _adopt(self, node: Node, candidates: Sequence[Candidate], expansion: Expansion) -> None:
-        for candidate in candidates:
-            if candidate.token in node.children:
-                continue  # a drafter may repeat itself; the node is in both frontiers already
-            child = self.tree.add(node, candidate.token, candidate.cost)
-            self.counts.drafted += 1
-            self._pending.push(child)
-            if candidate.token not in self.log.stop_tokens:  # nothing follows a stop token
-                self._frontier.push(child)
+    def _forget(self, nodes: list[Node]) -> None:
+        self._uplink.forget(nodes)
+        self._drafting.forget(nodes)
 
     def _pump(self, now: int) -> list[EdgeEffect]:
         """Send what may be sent, then draft on: everything that is waiting is derived here, nothing is stored."""
         if self.over or self._closing is not None or self.log.closed is not None:
             return []
         effects: list[EdgeEffect] = []
-        self._send(effects, now)
+        exhausted = self._forwarding is None and not self._drafting.may_expand(self._limits)
+        self._send(effects, now, idle=exhausted)
         if self._forwarding is None:
-            forward = self._next_forward()
+            forward = self._next_forward(now)
             if forward is not None:
                 effects.append(forward)
+            elif not exhausted:  # nothing will add to what is pending, and nothing will ask again soon
+                self._send(effects, now, idle=True)
+        self._report(effects, now, exhausted=exhausted)
         return effects
 
-    def _send(self, effects: list[EdgeEffect], now: int) -> None:
+    def _send(self, effects: list[EdgeEffect], now: int, *, idle: bool) -> None:
+        """`idle`: no forward is out, and none will be before the next fact."""
+        pacing, uplink = self._policies.pacing, self._uplink
+        # A drafter faster than the message rate: its nodes wait for the next fact and share a message. One always
+        # comes, since the cloud's patience is finite. More than one message only where the contract caps a message,
+        # and pacing does not mind.
+        while (
+            self._connected
+            and pacing.may_send(self.in_flight, self.pending, exhausted=idle, now=now)
+            and uplink.may_draft(now)
+            and (
+                nodes := self._drafting.next_message(
+                    uplink, self.capacity - self.in_flight, self._limits, now
+                )
+            )
+        ):
+            self.counts.sent += len(nodes)
+            pacing.sent(len(nodes), now)
+            effects.append(SendUp(self._stream, uplink.draft(nodes, now=now)))
+
+    def _report(self, effects: list[EdgeEffect], now: int, *, exhausted: bool) -> None:
+        """Say what the cloud waits to hear: that no draft will come, or what was seen here."""
         if not self._connected:
             return
         uplink = self._uplink
-        exhausted = self._forwarding is None and not self._may_expand()
-        # A drafter faster than the message rate: its nodes wait for the next fact and share a message. One always
-        # comes, since the cloud's patience is finite. What the cloud itself may wait for goes at once.
-        if self._policies.pacing.may_send(self.in_flight, self.pending, exhausted):
-            # More than one message only where the contract caps a message.
-            while uplink.may_draft(now) and (nodes := self._sendable()):
-                self.counts.sent += len(nodes)
-                effects.append(SendUp(self._stream, uplink.draft(nodes, now=now)))
         if self._waited_for_in_vain(exhausted):
             effects.append(SendUp(self._stream, uplink.draft([], now=now, step_now=True)))
         elif uplink.unreported >= max(1, self._limits.run_ahead // SEEN_SHARE):
@@ -307,42 +332,7 @@ class EdgeSession:
         """Whether the cloud waits out its patience for a draft of this end that will not come (said once an end)."""
         return exhausted and self.in_flight == 0 and self._request.patience_us > 0 and not self._uplink.asked
 
-    def _sendable(self) -> list[Node]:
-        room = self.capacity - self.in_flight
-        room = min(room, self._limits.max_nodes_per_message)
-        nodes: list[Node] = []
-        while len(nodes) < room and self._pending and self._worthwhile(self._pending.peek()):
-            node = self._pending.pop()
-            if node is not self.tree.root:  # committed before it was sent
-                nodes.append(node)
-        return nodes
-
-    def _worthwhile(self, node: Node) -> bool:
-        expansion = self._policies.expansion
-        depth = node.position - self.tree.root.position
-        return (
-            expansion is not None
-            and node.path_cost - self.tree.root.path_cost <= expansion.max_cost
-            and depth <= self._limits.max_depth
-        )
-
-    def _within(self, node: Node) -> bool:
-        """Whether a forward on the node can lead to a commit."""
-        return (
-            self._worthwhile(node)
-            and node.position + 1 < self.log.limit
-            and node.position + 1 <= self._policies.draft_context
-            and node.position - self.tree.root.position < self._limits.max_depth
-        )
-
-    def _may_expand(self) -> bool:
-        return (
-            self._policies.expansion is not None
-            and bool(self._frontier)
-            and self._within(self._frontier.peek())
-        )
-
-    def _next_forward(self) -> Forward | None:
+    def _next_forward(self, now: int) -> Forward | None:
         expansion = self._policies.expansion
         if expansion is None or not self._policies.pacing.may_draft(self.in_flight, self.pending):
             return None
@@ -351,10 +341,11 @@ class EdgeSession:
         # A window's nodes with all their children are no more than this: the rest waits for the message rate.
         if self.tree.live >= self.capacity * (1 + expansion.width):
             return None
-        nodes = expansion.choose(self._frontier, self._within)
+        nodes = self._drafting.next_forward(self._limits)
         if not nodes:
             return None
         self._forwarding = {node.key: node for node in nodes}
+        self._forwarded_at = now
         self.counts.forwards += 1
         return Forward(
             keys=tuple(self._forwarding),
@@ -379,10 +370,10 @@ class EdgeSession:
 
     def _done(self, reason: FinishReason, length: int) -> list[EdgeEffect]:
         self.over = True
-        self._uplink.forget(self.tree.clear())
+        self._forget(self.tree.clear())
         return [Done(reason, length - self.log.prompt_length)]
 
     def _fail(self, status: Status, message: str) -> list[EdgeEffect]:
         self.over = True
-        self._uplink.forget(self.tree.clear())
+        self._forget(self.tree.clear())
         return [Failed(status, message)]

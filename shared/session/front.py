@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from shared.errors import ContractViolation, Status
 from shared.messages import Close, Draft, Drain, EdgeMessage, ModelInfo, Open
+from shared.policy.lookup import LookupCounts, PromptLookup
 from shared.pool import PoolScheduler
 from shared.session.cloud import CloudEffect, CloudSession, EndStream, Send
 from shared.session.rate import Allowance
@@ -22,6 +23,16 @@ class Ticket:
 
     session_id: str
     secret: str
+
+
+@dataclass(frozen=True, slots=True)
+class CloudPolicies:
+    """What the cloud does for speed beside verifying drafts. Nothing here changes a token."""
+
+    prompt_lookup: bool = True
+    """Whether the cloud guesses by itself from a session's own log, where a step has room to spare."""
+    adaptive_patience: bool = True
+    """Whether the cloud waits for a draft where that is faster, and the edge leaves it to the cloud."""
 
 
 @dataclass(slots=True)
@@ -43,9 +54,12 @@ class _Stream:
 class CloudFront:
     """All streams of one server. Every call returns the effects to perform, in order."""
 
-    def __init__(self, info: ModelInfo, pool: PoolScheduler) -> None:
+    def __init__(self, info: ModelInfo, pool: PoolScheduler, policies: CloudPolicies | None = None) -> None:
         self._info = info
         self._pool = pool
+        self._policies = policies if policies is not None else CloudPolicies()
+        self.lookup = LookupCounts()
+        """What came of the cloud's own guesses."""
         self._streams: dict[int, _Stream] = {}
         self._draining = False
 
@@ -164,14 +178,19 @@ class CloudFront:
         """See `PoolScheduler.complete`."""
         return self._ended(self._pool.complete(outcome, now))
 
-    def failed(self, detail: str | None = None) -> list[CloudEffect]:
-        """The step is lost. With a `detail` its sessions end loudly; without, their facts are asked for again."""
-        sessions = set(self._pool.failed())
-        if detail is None:
+    def failed(self) -> list[CloudEffect]:
+        """The step is lost: its facts are asked for again, and nothing is said of it."""
+        self._pool.failed()
+        return []
+
+    def broken(self, detail: str) -> list[CloudEffect]:
+        """The step broke the worker: the session whose fault that is ends loudly, once it can be told."""
+        culprit = self._pool.broken()
+        if culprit is None:
             return []
         effects: list[CloudEffect] = []
         for stream, known in list(self._streams.items()):
-            if known.session is not None and known.session.key in sessions:
+            if known.session is not None and known.session.key == culprit:
                 effects += self.violated(stream, ContractViolation(Status.INTERNAL, detail))
         return effects
 
@@ -190,7 +209,16 @@ class CloudFront:
                 Status.RESOURCE_EXHAUSTED,
                 f"all {self._info.limits.max_sessions} sessions are taken: try again in a few seconds",
             )
-        session = CloudSession(stream, stream, opening, self._info, now=now)
+        policies = self._policies
+        session = CloudSession(
+            stream,
+            stream,
+            opening,
+            self._info,
+            now=now,
+            lookup=PromptLookup(self.lookup) if policies.prompt_lookup else None,
+            adaptive=policies.adaptive_patience,
+        )
         known.session, known.opening = session, None
         self._pool.join(session)
         return self._ended(session.opened(known.ticket.session_id, known.ticket.secret))

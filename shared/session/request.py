@@ -30,6 +30,8 @@ class Request:
     stop_tokens: tuple[int, ...] = ()
     patience_us: int = 0
     want_logprobs: bool = False
+    adaptive_patience_us: int = 0
+    """See `Open.adaptive_patience_us`."""
 
     def __post_init__(self) -> None:
         if not self.prompt:
@@ -50,6 +52,7 @@ class Request:
                 model_fingerprint=info.model_fingerprint,
                 tokenizer_fingerprint=info.tokenizer_fingerprint,
                 patience_us=self.patience_us,
+                adaptive_patience_us=self.adaptive_patience_us,
                 want_logprobs=self.want_logprobs,
                 more=index + 1 < len(parts),
             )

@@ -49,7 +49,7 @@ class Applied:
     stale: int
     """Nodes that were dead on arrival."""
     created: tuple[Node, ...]
-    """Nodes that the tree did not hold before."""
+    """Nodes that are drafts from now on: the tree did not hold them, or the cloud had only looked them up."""
 
 
 class DraftStream:
@@ -96,17 +96,20 @@ class DraftStream:
         self._allowance.take(now)
         self.seen = draft.seen
         self._last_id += len(draft.tokens)
-        made = plan.carry_out()
-        for identity, place in enumerate(places, start=draft.first_node):
+        created = made = plan.carry_out()
+        for identity, (place, cost) in enumerate(zip(places, draft.costs, strict=True), draft.first_node):
             if isinstance(place, _Alias):
                 self._aliases[identity] = place.position
             elif isinstance(place, Node | _New):
                 node = made[place.index] if isinstance(place, _New) else place
+                if not node.drafted:
+                    tree.adopt(node, cost / COST_UNITS_PER_NAT)
+                    created = [*created, node]
                 self._nodes[identity] = node
                 self._ids.setdefault(node.key, []).append(identity)
         if draft.tokens:
             self._advance_root(draft.root_position)
-        return Applied(len(places), sum(place is _DEAD for place in places), tuple(made))
+        return Applied(len(places), sum(place is _DEAD for place in places), tuple(created))
 
     def promoted(self, nodes: Iterable[Node]) -> None:
         """These nodes are part of the log now: their ids become aliases of their positions."""

@@ -27,6 +27,7 @@ class Node:
         "children",
         "claimed",
         "cost",
+        "drafted",
         "fact",
         "key",
         "parent",
@@ -35,7 +36,9 @@ class Node:
         "token",
     )
 
-    def __init__(self, key: int, token: int, parent: Node | None, position: int, cost: float) -> None:
+    def __init__(
+        self, key: int, token: int, parent: Node | None, position: int, cost: float, *, drafted: bool
+    ) -> None:
         self.key = key
         """Unique within the tree and growing: a parent's key is smaller than its children's."""
         self.token = token
@@ -49,7 +52,10 @@ class Node:
         self.children: dict[int, Node] = {}
         self.fact: Fact | None = None
         self.claimed: float | None = None
-        """The chance that its children together claimed when the fact came; None: there were none to judge."""
+        """The chance that its drafted children together claimed when the fact came; None: there were none to judge."""
+        self.drafted = drafted
+        """Whether an edge proposed it. One that the cloud only looked up is nobody's: it counts for no edge's limit and
+        in no drafter's figures, and nothing drafted hangs from it (an edge names a parent by an id of its own)."""
         self.alive = True
 
     def __repr__(self) -> str:
@@ -59,20 +65,24 @@ class Node:
 class DraftTree:
     """The live nodes below the end of a log."""
 
-    __slots__ = ("_next_key", "live", "root")
+    __slots__ = ("_next_key", "live", "looked_up", "root")
 
     def __init__(self, log: TokenLog) -> None:
         self._next_key = 0
         self.root = self._make(log.tokens[-1], None, len(log) - 1, 0.0)
         self.live = 0
         """Number of live nodes, the end not counted."""
+        self.looked_up = 0
+        """How many of them no edge has proposed."""
 
-    def _make(self, token: int, parent: Node | None, position: int, cost: float) -> Node:
-        node = Node(self._next_key, token, parent, position, cost)
+    def _make(
+        self, token: int, parent: Node | None, position: int, cost: float, *, drafted: bool = True
+    ) -> Node:
+        node = Node(self._next_key, token, parent, position, cost, drafted=drafted)
         self._next_key += 1
         return node
 
-    def add(self, parent: Node, token: int, cost: float) -> Node:
+    def add(self, parent: Node, token: int, cost: float, *, drafted: bool = True) -> Node:
         """Hang a guess below a live node; the same guess twice is one node."""
         if not parent.alive:
             raise ValueError(f"{parent} is dead; nothing can hang from it")
@@ -81,9 +91,23 @@ class DraftTree:
         known = parent.children.get(token)
         if known is not None:
             return known
-        node = parent.children[token] = self._make(token, parent, parent.position + 1, cost)
+        node = parent.children[token] = self._make(token, parent, parent.position + 1, cost, drafted=drafted)
         self.live += 1
+        self.looked_up += not drafted
         return node
+
+    def adopt(self, node: Node, cost: float) -> None:
+        """An edge proposes what the cloud had looked up: from now on it is a draft, at the edge's own cost."""
+        if node.drafted:
+            return
+        node.drafted = True
+        self.looked_up -= 1
+        shift = cost - node.cost
+        node.cost = cost
+        below = [node]
+        for one in below:  # grows while it is walked; nothing but looked-up nodes hangs below a looked-up one
+            one.path_cost += shift
+            below.extend(one.children.values())
 
     def learn(self, node: Node, fact: Fact) -> list[Node]:
         """Record the first fact at a live node; returns the nodes that it kills."""
@@ -108,6 +132,7 @@ class DraftTree:
         else:
             heir.parent = None  # the path behind the end belongs to the log now
             self.live -= 1
+            self.looked_up -= not heir.drafted
             self.root = heir
         return heir, killed
 
@@ -131,6 +156,7 @@ class DraftTree:
         killed = [top]
         for node in killed:  # grows while it is walked
             node.alive = False
+            self.looked_up -= not node.drafted
             killed.extend(node.children.values())
             node.children = {}
         self.live -= len(killed)
@@ -152,6 +178,10 @@ class Settlement:
     """How many of the judged tokens the drafts' costs said they would have right."""
     accepted: int = 0
     """Committed tokens that a draft had right."""
+    looked_up: int = 0
+    """Committed tokens that no draft had right, and that the cloud had looked up."""
+    missed: bool = False
+    """Whether the last of the tokens is one that the drafts at hand did not have."""
 
 
 def settle(log: TokenLog, tree: DraftTree) -> Settlement:
@@ -165,18 +195,20 @@ def settle(log: TokenLog, tree: DraftTree) -> Settlement:
         done.tokens.append(fact.token)
         done.facts.append(fact)
         done.killed += killed
+        done.missed = claimed is not None and (heir is None or not heir.drafted)
         if claimed is not None:
             done.judged += 1
             done.claimed += claimed
         if heir is not None:
             done.promoted.append(heir)
-            done.accepted += 1
+            done.accepted += heir.drafted
+            done.looked_up += not heir.drafted
     if log.closed is not None:
         done.killed += tree.clear()
     return done
 
 
 def _claim(node: Node) -> float | None:
-    if not node.children:
-        return None
-    return min(1.0, sum(math.exp(-child.cost) for child in node.children.values()))
+    """What the drafts of a node's children claim; what was only looked up is in no drafter's figures."""
+    costs = [child.cost for child in node.children.values() if child.drafted]
+    return min(1.0, sum(math.exp(-cost) for cost in costs)) if costs else None

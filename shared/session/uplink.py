@@ -52,6 +52,10 @@ class Uplink:
         """Whether the cloud was asked for the token after this end at once."""
         return self._asked_at == len(self._log)
 
+    def holds(self, node: Node) -> bool:
+        """Whether the node is in flight."""
+        return node.key in self._ids
+
     def may_draft(self, now: int) -> bool:
         """Whether the message rate has room for one more."""
         return self._allowance.left(now) >= 1.0

@@ -27,7 +27,7 @@ from shared.sim.clock import MILLISECOND
 from shared.sim.link import CloudEnd, Link
 from shared.sim.models import SyntheticDrafter
 from shared.sim.random import Keyed
-from shared.sim.setting import LawBroken, Setting
+from shared.sim.setting import STREAMS_PER_EDGE, LawBroken, Setting
 
 MOST_BRANCHES = 16
 """No expansion in these worlds forwards more nodes at once."""
@@ -47,6 +47,8 @@ class EdgePlan:
     """The edge dies here without a word."""
     close_after: int | None = None
     """The user has enough after that many tokens."""
+    poisonous: bool = False
+    """Every step with this session in it breaks the worker."""
 
 
 class Edge:
@@ -98,8 +100,21 @@ class Edge:
         """Ended, and with what the target alone writes."""
         if self._vanished:
             return
+        if (
+            self.plan.poisonous
+            and isinstance(self.outcome, Failed)
+            and self.outcome.status is Status.INTERNAL
+        ):
+            return
         if not isinstance(self.outcome, Done):
             raise LawBroken(f"{self.describe()}: did not finish")
+        if self.plan.poisonous:
+            raise LawBroken(f"{self.describe()}: its steps break the worker, and it ended well")
+        counts = self.session.counts
+        if self.plan.drafter is None and (counts.judged or counts.self_decoded != counts.steps):
+            raise LawBroken(
+                f"{self.describe()}: never drafted, and {counts.judged} of its drafts were judged"
+            )
         request = self.plan.request
         written = self.session.log.completion
         room = min(request.max_new_tokens, pair.profile.context_length - len(request.prompt))
@@ -118,7 +133,7 @@ class Edge:
 
     def _own(self, number: int) -> int:
         # Streams are numbered across the world; a session numbers its own from 1.
-        return number % 1_000_000
+        return number % STREAMS_PER_EDGE
 
     def _vanish(self) -> None:
         self._vanished = True
@@ -155,7 +170,7 @@ class Edge:
         if self._vanished or self.session.over:
             return
         self._leave()
-        number = (self.index + 1) * 1_000_000 + stream
+        number = (self.index + 1) * STREAMS_PER_EDGE + stream
         self._link = Link(self._setting, number, self, self._cloud, self.plan.up, self.plan.down)
         self._link.begin()
         self._perform(self.session.connected(stream, self._setting.clock.now))

@@ -10,19 +10,22 @@ from dataclasses import dataclass
 
 from shared.link import LinkProfile
 from shared.messages import Limits, ModelInfo
+from shared.policy.agreement import Agreement, Calibrated, Claimed
 from shared.policy.batching import FlatBudget, MeasuredBudget
-from shared.policy.expansion import BestFirst, Expansion, chain
-from shared.policy.pacing import Block, Pacing, Streaming
+from shared.policy.expansion import BestFirst, Expansion, MarginalGain, chain
+from shared.policy.pacing import AtOnce, Block, Coalescing, Pacing, Streaming
 from shared.policy.reconnect import Reconnect
-from shared.policy.window import AdvisedWindow, EmaWindow, FixedWindow, Window
+from shared.policy.window import AdvisedWindow, EmaWindow, FixedWindow, MeasuredWindow, Window
 from shared.pool import PoolScheduler, PrefillLimits
 from shared.profiled import Profile, ProfiledPair
 from shared.sampling import SamplingParams
 from shared.session.edge import EdgePolicies, Request
+from shared.session.front import CloudPolicies
 from shared.sim.edge import EdgePlan
 from shared.sim.models import SyntheticDrafter, Temper
 from shared.sim.predict import model_info, random_prompt
 from shared.sim.random import Keyed
+from shared.sim.repeating import RepeatingPair
 from shared.sim.setting import Faults
 from shared.sim.world import World
 
@@ -79,7 +82,9 @@ def make_world(seed: int) -> World:
         run_ahead=random.choice((2, 8, 256)),
     )
     info = model_info(profile, limits)
-    pair = ProfiledPair(profile)
+    speed = Keyed(seed, "speed")
+    repeating = speed.choice((0.0, 0.5, 0.9, 1.0))
+    pair = RepeatingPair(profile, repeating) if repeating else ProfiledPair(profile)
     nodes, share, chunk = random.choice((1, 8, 128)), random.choice((1, 8, 64)), random.choice((2, 7, 256))
     pool = Keyed(seed, "pool")
     budget = pool.choice((FlatBudget, MeasuredBudget))
@@ -102,6 +107,10 @@ def make_world(seed: int) -> World:
         ),
         server_outages=[(random.uniform(0, 1500), random.uniform(1, 2000))] if random.chance(0.25) else [],
         through_codec=random.chance(0.2),
+        policies=CloudPolicies(
+            prompt_lookup=speed.choice((True, True, False)),
+            adaptive_patience=speed.choice((True, True, False)),
+        ),
     )
 
 
@@ -110,27 +119,30 @@ def _edge(random: Keyed, pair: ProfiledPair, info: ModelInfo, seed: int) -> Edge
     prompt = random_prompt(seed, random.choice((1, 2, 16, 40)), size)
     stops = tuple(random.integer(0, size - 1) for _ in range(random.choice((0, 0, 1, 8))))
     mode = random.choice(("stream", "stream", "stream", "sync", "cloud"))
+    speed = Keyed(seed, "speed")
     request = Request(
         prompt,
         max_new_tokens=random.choice((1, 2, 32, 32, 64)),
         sampling=SamplingParams(),
         stop_tokens=stops,
         patience_us=random.choice((200_000, 5_000_000)) if mode == "sync" else random.choice((0, 0, 20_000)),
+        adaptive_patience_us=speed.choice((0, 1000, 20_000, 5_000_000)),
     )
     temper = random.choice((Temper.GOOD, Temper.GOOD, Temper.RANDOM, Temper.WRONG, Temper.PERFECT))
     return EdgePlan(
         request,
-        _policies(random, mode),
+        _policies(random, speed, mode),
         None if mode == "cloud" else SyntheticDrafter(pair, temper, seed),
         up=_link(random),
         down=_link(random),
         start_ms=random.uniform(0, 500),
         vanish_ms=random.uniform(0, 1500) if random.chance(0.1) else None,
         close_after=random.integer(1, 20) if random.chance(0.1) else None,
+        poisonous=speed.chance(0.03),
     )
 
 
-def _policies(random: Keyed, mode: str) -> EdgePolicies:
+def _policies(random: Keyed, speed: Keyed, mode: str) -> EdgePolicies:
     nodes = random.choice((1, 2, 4, 16, 64, 512))
     windows: tuple[Window, ...] = (FixedWindow(nodes), AdvisedWindow(nodes), EmaWindow())
     window = random.choice(windows)
@@ -146,7 +158,18 @@ def _policies(random: Keyed, mode: str) -> EdgePolicies:
     elif random.chance(0.3):
         expansion = chain()
     draft_context = random.choice((20, 1 << 30))
-    return EdgePolicies(window, pacing, expansion, Reconnect(patience=600.0), draft_context)
+    agreement: Agreement = Claimed()
+    if mode == "stream" and speed.chance(0.6):
+        # The product's own, and each of its parts with the others' baselines.
+        beat = Coalescing()
+        paces: tuple[Pacing, ...] = (beat, beat, AtOnce(beat))
+        pacing = speed.choice(paces)
+        sizes: tuple[Window, ...] = (MeasuredWindow(nodes, beat.steps_in_flight), window)
+        window = speed.choice(sizes)
+        if isinstance(expansion, BestFirst) and speed.chance(0.7):
+            expansion = MarginalGain(expansion.branches, expansion.width, expansion.max_cost)
+        agreement = Calibrated() if speed.chance(0.7) else Claimed()
+    return EdgePolicies(window, pacing, expansion, Reconnect(patience=600.0), draft_context, agreement)
 
 
 def _link(random: Keyed) -> LinkProfile:
@@ -154,4 +177,5 @@ def _link(random: Keyed) -> LinkProfile:
         delay_ms=random.choice((0.0, 0.1, 5.0, 25.0, 150.0)),
         jitter_ms=random.choice((0.0, 2.0, 80.0)),
         kbit_per_s=random.choice((0.0, 0.0, 50.0)),
+        loss=random.choice((0.0, 0.0, 0.0, 0.05)),
     )

@@ -1,4 +1,7 @@
-"""A stream between an edge and the cloud: ordered, late, lossy; each end notices its end in its own time."""
+"""A stream between an edge and the cloud: ordered, late, lossy; each end notices its end in its own time.
+
+A lost packet makes a stream wait (`shared.link`); a lost *stream* is the fault that this module adds (`stream_loss`).
+"""
 
 from __future__ import annotations
 
@@ -63,8 +66,9 @@ class Link:
         self.number = number
         self._edge = edge
         self._cloud = cloud
-        self._up = LinkClock(up)
-        self._down = LinkClock(down)
+        round_trip_ms = up.delay_ms + down.delay_ms
+        self._up = LinkClock(up, round_trip_ms=round_trip_ms)
+        self._down = LinkClock(down, round_trip_ms=round_trip_ms)
         self._random = Keyed(setting.seed, "link", number)
         self.alive = True
         self.bytes_up = 0
@@ -136,5 +140,8 @@ class Link:
         return not self.alive
 
     def _later(self, clock: LinkClock, size: int, run: Callable[[], None]) -> None:
-        at = clock.arrival(self._setting.clock.now, size, self._random.uniform())
+        draw = self._random.uniform()
+        # Drawn only where it matters: a link without loss keeps the draws that it had before there was any.
+        fate = self._random.uniform() if clock.profile.loss else 1.0
+        at = clock.arrival(self._setting.clock.now, size, draw, fate)
         self._setting.clock.at(at, lambda: run() if self.alive else None)

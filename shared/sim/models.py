@@ -7,49 +7,40 @@ from enum import Enum
 
 from shared.policy.expansion import Candidate
 from shared.profiled import PrefixStates, Profile, ProfiledPair
+from shared.profiled_facts import ProfiledFacts
 from shared.session.edge import Forward
 from shared.sim.random import Keyed
-from shared.step import Fact, ItemOutcome, Step, StepItem, StepOutcome
+from shared.step import Step, StepOutcome
 
 
 class SyntheticWorker:
-    """Establishes the facts of a profiled pair. What it computes follows from the item alone (law 6)."""
+    """Establishes the facts of a profiled pair in no time. What it computes follows from the item alone (law 6)."""
 
     def __init__(self, pair: ProfiledPair) -> None:
-        self._pair = pair
-        self._states: dict[int, PrefixStates] = {}
-        self.nodes = 0
-        """Facts evaluated so far."""
+        self._profile = pair.profile
+        self._facts = ProfiledFacts(pair)
+
+    def duration_ms(self, step: Step) -> float:
+        """How long the step is to last, by the profile and by what is held now; 0 if nothing is asked."""
+        return self._profile.duration_ms(self._facts.load(step)) if step.items else 0.0
 
     def step(self, step: Step, duration_us: int) -> StepOutcome:
         """The outcome of a step that is said to take `duration_us`."""
-        for session in step.released:
-            self._states.pop(session, None)
-        return StepOutcome(tuple(self._item(item) for item in step.items), duration_us)
+        return StepOutcome(self._facts.establish(step), duration_us)
 
     def forget(self, session: int) -> None:
         """Evict a session's cache."""
-        self._states.pop(session, None)
+        self._facts.forget(session)
+
+    @property
+    def nodes(self) -> int:
+        """Facts evaluated so far."""
+        return self._facts.stated
 
     @property
     def held(self) -> int:
         """Sessions in the cache."""
-        return len(self._states)
-
-    def _item(self, item: StepItem) -> ItemOutcome:
-        prefix = self._states.setdefault(item.session, PrefixStates(self._pair))
-        end = prefix.at(item.log, item.length)
-        states: list[int] = []
-        facts: list[tuple[int, Fact]] = []
-        if item.end_key is not None:
-            facts.append((item.end_key, Fact(self._pair.target(end))))
-        for node in item.nodes:
-            state = self._pair.follow(end if node.parent < 0 else states[node.parent], node.token)
-            states.append(state)
-            if node.wanted:
-                facts.append((node.key, Fact(self._pair.target(state))))
-        self.nodes += len(facts)
-        return ItemOutcome(item.session, tuple(facts), item.length, len(item.nodes) + 1)
+        return self._facts.sessions
 
 
 class Temper(Enum):

@@ -12,10 +12,12 @@ from shared.pool import PoolScheduler
 from shared.profiled import Profile, ProfiledPair
 from shared.sampling import SamplingParams
 from shared.session.edge import EdgePolicies, Request
+from shared.session.front import CloudPolicies
 from shared.sim.clock import MILLISECOND
 from shared.sim.edge import EdgePlan
 from shared.sim.models import SyntheticDrafter
 from shared.sim.random import Keyed
+from shared.sim.repeating import RepeatingPair
 from shared.sim.world import World
 
 
@@ -59,24 +61,44 @@ def predict(
     rtt_ms: float,
     tokens: int = 400,
     patience_us: int = 0,
+    adaptive_patience_us: int = 0,
+    cloud: CloudPolicies | None = None,
+    repeating: float = 0.0,
     budget: FlatBudget | None = None,
     seed: int = 0,
+    up: LinkProfile | None = None,
+    down: LinkProfile | None = None,
 ) -> Prediction:
-    """Simulate one session; the virtual clock makes it exact and free of noise."""
-    pair = ProfiledPair(profile)
+    """Simulate one session; the virtual clock makes it exact and free of noise.
+
+    `repeating` is the share of contexts in which the target's next token depends on the last one alone: a text that
+    repeats itself. `up` and `down` replace the ideal link of `rtt_ms`, each for its direction.
+    """
+    pair = RepeatingPair(profile, repeating) if repeating else ProfiledPair(profile)
     limits = Limits(max_live_nodes=4096, max_depth=4096, max_nodes_per_message=1024)
     info = model_info(profile, limits)
     prompt = random_prompt(seed, 16, profile.vocabulary_size)
     link = LinkProfile(delay_ms=rtt_ms / 2)
     plan = EdgePlan(
-        Request(prompt, tokens, SamplingParams(), patience_us=patience_us),
+        Request(
+            prompt,
+            tokens,
+            SamplingParams(),
+            patience_us=patience_us,
+            adaptive_patience_us=adaptive_patience_us,
+        ),
         policies,
         SyntheticDrafter(pair) if policies.expansion is not None else None,
-        up=link,
-        down=link,
+        up=up if up is not None else link,
+        down=down if down is not None else link,
     )
     world = World(
-        pair, info, lambda: PoolScheduler(budget if budget is not None else FlatBudget()), [plan], seed=seed
+        pair,
+        info,
+        lambda: PoolScheduler(budget if budget is not None else FlatBudget()),
+        [plan],
+        seed=seed,
+        policies=cloud,
     )
     world.run()
     edge = world.edges[0]

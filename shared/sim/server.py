@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from shared.messages import EdgeMessage, ModelInfo
+from shared.policy.lookup import MOST_GUESSES
 from shared.pool import PoolScheduler
 from shared.profiled import ProfiledPair
 from shared.session.cloud import CloudEffect, EndStream
-from shared.session.front import CloudFront, Ticket
+from shared.session.front import CloudFront, CloudPolicies, Ticket
+from shared.session.guesses import MOST_LIVE
 from shared.sim.clock import MILLISECOND
 from shared.sim.link import Link
 from shared.sim.models import SyntheticWorker
 from shared.sim.random import Keyed
-from shared.sim.setting import LawBroken, Setting
+from shared.sim.setting import STREAMS_PER_EDGE, LawBroken, Setting
 from shared.step import Step
 
 
@@ -25,11 +27,20 @@ class Server:
     """The cloud side: a CloudFront and one worker."""
 
     def __init__(
-        self, setting: Setting, pair: ProfiledPair, info: ModelInfo, make_pool: Callable[[], PoolScheduler]
+        self,
+        setting: Setting,
+        pair: ProfiledPair,
+        info: ModelInfo,
+        make_pool: Callable[[], PoolScheduler],
+        policies: CloudPolicies | None = None,
+        poisonous: frozenset[int] = frozenset(),
     ) -> None:
+        """`poisonous`: edges whose sessions break the worker in every step that they are in."""
         self._setting = setting
         self._info = info
         self._make_pool = make_pool
+        self._policies = policies
+        self._poisonous = poisonous
         self._pair = pair
         self._random = Keyed(setting.seed, "server")
         self._epoch = 0
@@ -37,7 +48,7 @@ class Server:
         self._timer = -1
         self.links: dict[int, Link] = {}
         self.up = True
-        self.front = CloudFront(info, make_pool())
+        self.front = CloudFront(info, make_pool(), policies)
         self.worker = SyntheticWorker(pair)
         self.steps = 0
 
@@ -50,7 +61,7 @@ class Server:
         for link in list(self.links.values()):
             link.break_off()
         self.links.clear()
-        self.front = CloudFront(self._info, self._make_pool())
+        self.front = CloudFront(self._info, self._make_pool(), self._policies)
         self.worker = SyntheticWorker(self._pair)
 
     def restart(self) -> None:
@@ -82,6 +93,9 @@ class Server:
             raise LawBroken("an end is due and no step is out")
         if wake is not None and not self._working and not self._timer >= wake:
             raise LawBroken("a patience runs and no timer is set")
+        longest = self._info.limits.max_patience_us * 1000
+        if wake is not None and wake > self._setting.clock.now + longest:
+            raise LawBroken("a patience runs for longer than any is granted")
 
     def check_bounds(self, number: int) -> None:
         """Memory is bounded by the live tree and the log past the stream's root position."""
@@ -91,6 +105,11 @@ class Server:
         stream = session.drafts
         if stream.remembered > self._info.limits.max_live_nodes:
             raise LawBroken(f"{stream.remembered} ids remembered for {stream.live} live nodes")
+        drafted = session.tree.live - session.tree.looked_up
+        if stream.live != drafted:
+            raise LawBroken(f"{stream.live} live nodes of the stream, {drafted} live drafts")
+        if session.tree.looked_up > MOST_LIVE + MOST_GUESSES:
+            raise LawBroken(f"{session.tree.looked_up} guesses of the cloud's own are alive")
 
     def check_empty(self) -> None:
         """Nothing is left behind."""
@@ -130,7 +149,7 @@ class Server:
     def _begin(self, step: Step) -> None:
         self._working = True
         self.steps += bool(step.items)
-        duration = round(self._pair.profile.step_ms * MILLISECOND) if step.items else 0
+        duration = round(self.worker.duration_ms(step) * MILLISECOND)
         failed = self._random.chance(self._setting.faults.step_failure)
         epoch = self._epoch
 
@@ -141,6 +160,11 @@ class Server:
             if failed:
                 self._setting.note(f"step {step.number} failed")
                 self._perform(self.front.failed())
+                return
+            if any(item.session // STREAMS_PER_EDGE - 1 in self._poisonous for item in step.items):
+                self._setting.note(f"step {step.number} broke the worker")
+                self.worker = SyntheticWorker(self._pair)
+                self._perform(self.front.broken("poison"))
                 return
             for item in step.items:
                 if self._random.chance(self._setting.faults.eviction):

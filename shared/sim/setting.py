@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 from shared.sim.clock import VirtualClock
 
+STREAMS_PER_EDGE = 1_000_000
+"""The streams of edge i are numbered from (i + 1) times this."""
+
 
 class LawBroken(AssertionError):
     """A world ended in a state that the laws exclude."""

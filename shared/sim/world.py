@@ -11,6 +11,7 @@ from collections.abc import Callable
 from shared.messages import ModelInfo
 from shared.pool import PoolScheduler
 from shared.profiled import ProfiledPair
+from shared.session.front import CloudPolicies
 from shared.sim.clock import MILLISECOND
 from shared.sim.edge import Edge, EdgePlan
 from shared.sim.server import Server
@@ -31,11 +32,13 @@ class World:
         faults: Faults | None = None,
         server_outages: list[tuple[float, float]] | None = None,
         through_codec: bool = False,
+        policies: CloudPolicies | None = None,
     ) -> None:
         setting = Setting(seed, faults if faults is not None else Faults(), through_codec)
         self.clock = setting.clock
         self.trace = setting.trace
-        self.server = Server(setting, pair, info, make_pool)
+        poisonous = frozenset(index for index, plan in enumerate(edges) if plan.poisonous)
+        self.server = Server(setting, pair, info, make_pool, policies, poisonous)
         self.edges = [Edge(setting, index, plan, info, self.server) for index, plan in enumerate(edges)]
         self._pair = pair
         for start_ms, length_ms in server_outages or []:

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from shared.errors import UserError
+from shared.hardware import HardwareProfile, ModelShape, StepLoad, StepPoint, write_hardware
 from shared.profiled import PrefixStates, Profile, ProfiledPair, decode, mix, parse_profile, unit
 
 STATES = 20_000
@@ -131,6 +132,8 @@ def test_a_forward_on_more_branches_costs_more():
         {"draft_ms": math.inf},
         {"branch_cost": math.nan},
         {"vocabulary_size": 63},
+        {"flat_nodes": -1},
+        {"node_ms": -0.1},
     ],
 )
 def test_a_value_outside_its_range_is_refused(changes):
@@ -154,11 +157,33 @@ def test_a_profile_is_read_from_a_line():
         "profiled:acceptance=x",
         "profiled:acceptance=2",
         "profiled:iid=1",
+        "profiled:flat_nodes=x",
+        "profiled:node_ms=inf",
     ],
 )
 def test_a_line_that_says_nothing_sensible_is_refused(line: str):
     with pytest.raises(UserError, match="profiled model"):
         parse_profile(line)
+
+
+def test_a_step_lasts_the_same_whatever_is_in_it_unless_the_profile_says_more():
+    flat, sloped = Profile(step_ms=30.0), Profile(step_ms=30.0, flat_nodes=32, node_ms=0.5)
+    assert {flat.duration_ms(StepLoad(nodes, 4, 100.0)) for nodes in (1, 32, 500)} == {30.0}
+    assert [sloped.duration_ms(StepLoad(nodes, 4, 100.0)) for nodes in (1, 32, 33, 52)] == [30, 30, 30.5, 40]
+
+
+def test_a_hardware_profile_takes_the_place_of_the_step(tmp_path):
+    shape = ModelShape("one", 1, 64, 64, 1, 1, 64, 64, tied=True)
+    points = (StepPoint(1, 1, 128, 4.0), StepPoint(101, 1, 128, 14.0))
+    measured = HardwareProfile("one", "none", "none", shape, "float32", points)
+    write_hardware(measured, tmp_path / "one.json")
+    profile = parse_profile(f"profiled:acceptance=0.5,hardware={tmp_path / 'one.json'}")
+    assert profile == Profile(0.5, hardware=measured)
+    assert profile.duration_ms(StepLoad(51, 1, 128.0)) == pytest.approx(9.0)
+    with pytest.raises(UserError, match="leave out step_ms, node_ms"):
+        parse_profile(f"profiled:node_ms=1,step_ms=7,hardware={tmp_path / 'one.json'}")
+    with pytest.raises(UserError, match=r"nowhere\.json"):
+        parse_profile("profiled:hardware=nowhere.json")
 
 
 def test_it_is_the_same_in_every_process():

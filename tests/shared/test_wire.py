@@ -64,6 +64,7 @@ OPENS = st.builds(
     model_fingerprint=TEXT,
     tokenizer_fingerprint=TEXT,
     patience_us=U64,
+    adaptive_patience_us=U64,
     want_logprobs=st.booleans(),
     more=st.booleans(),
     protocol_version=U32,

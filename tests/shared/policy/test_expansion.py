@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from shared.policy.expansion import BestFirst, Frontier, chain
+from shared.policy.expansion import BestFirst, Frontier, MarginalGain, chain
 from shared.session.tree import DraftTree
 from shared.step import Fact
 from tests.shared.session.builders import new_log
@@ -65,3 +65,68 @@ def test_a_chain_is_one_node_with_one_child_at_any_cost(times: int):
     for token in range(times):
         frontier.push(tree.add(tree.root, token, 100.0))
     assert len(shape.choose(frontier, always)) == 1
+
+
+def fan(costs: list[float]) -> Frontier:
+    tree, frontier = DraftTree(new_log()), Frontier()
+    for token, cost in enumerate(costs):
+        frontier.push(tree.add(tree.root, 10 + token, cost))
+    return frontier
+
+
+def learned(start_ms: float, each_ms: float) -> MarginalGain:
+    policy = MarginalGain(branches=8)
+    for turn in range(200):
+        nodes = 1 + turn % 4
+        policy.forwarded(nodes, round((start_ms + each_ms * nodes) * 1e6))
+    return policy
+
+
+ALIKE = [1.0, 1.1, 1.2, 1.3, 1.4, 1.5]
+SURE = [0.02, 4.0, 4.1, 4.2]
+
+
+@pytest.mark.parametrize(
+    ("start_ms", "each_ms", "costs", "branches"),
+    [
+        (3.0, 0.0, ALIKE, 6),  # further branches are free
+        (3.0, 0.0, SURE, 4),
+        (2.7, 0.3, ALIKE, 6),  # a tenth each: the unsure go wide, the sure do not
+        (2.7, 0.3, SURE, 1),
+        (0.0, 3.0, ALIKE, 1),  # one after the other: a chain, unless two are alike
+        (0.0, 3.0, [1.0, 1.0, 2.0], 2),
+    ],
+)
+def test_a_branch_is_taken_if_it_adds_to_the_chance_per_time(start_ms, each_ms, costs, branches):
+    policy = learned(start_ms, each_ms)
+    start, each = policy.cost.line()
+    assert (start / 1e6, each / 1e6) == pytest.approx((start_ms, each_ms), abs=0.2)
+    assert len(policy.choose(fan(costs), always)) == branches
+
+
+def test_where_the_tree_began_does_not_matter():
+    policy = learned(2.0, 1.0)
+    shifted = [cost + 30.0 for cost in ALIKE]
+    assert len(policy.choose(fan(ALIKE), always)) == len(policy.choose(fan(shifted), always)) > 1
+
+
+def test_forwards_of_one_size_say_nothing_of_the_slope():
+    policy = MarginalGain()
+    for _ in range(3):
+        policy.forwarded(1, 10_000_000)
+    start, each = policy.cost.line()
+    assert start + each == pytest.approx(10_000_000)
+    assert each == pytest.approx(policy.cost.prior * 10_000_000, rel=0.1)
+
+
+def test_a_drafter_that_got_slower_is_noticed():
+    policy = learned(2.7, 0.3)
+    for turn in range(400):
+        policy.forwarded(1 + turn % 4, (1 + turn % 4) * 5_000_000)
+    assert len(policy.choose(fan(ALIKE), always)) == 1
+
+
+def test_the_marginal_policy_never_takes_more_than_there_is_or_may_be():
+    assert len(MarginalGain(branches=2, cost=learned(3.0, 0.0).cost).choose(fan(ALIKE), always)) == 2
+    assert MarginalGain().choose(fan([]), always) == []
+    assert MarginalGain().choose(fan(ALIKE), lambda _: False) == []

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from shared.messages import Commit
-from shared.policy.window import AdvisedWindow, EmaWindow, FixedWindow
+from shared.policy.window import AdvisedWindow, EmaWindow, FixedWindow, MeasuredWindow
 
 
 def commit(**fields: int) -> Commit:
@@ -39,3 +39,19 @@ def test_commits_without_a_judgement_teach_nothing():
     before = (window.nodes, window.acceptance)
     window.committed(commit(judged=0))
     assert (window.nodes, window.acceptance) == before
+
+
+def test_a_measured_window_holds_what_the_steps_of_a_round_trip_can_look_at():
+    steps = [0.0]
+    window = MeasuredWindow(512, lambda: steps[0])
+    assert window.size() == 512  # nothing is known yet
+    window.committed(commit(advised_window=4 * 64))  # 64 nodes are worth it in a step
+    sizes = []
+    for steps[0] in (0.0, 2.0, 7.0):
+        sizes.append(window.size())
+    assert sizes == [128, 256, 512]
+    window.committed(commit(advised_window=4))
+    assert window.size() == 9
+    window.committed(commit(advised_window=1))
+    steps[0] = 0.0
+    assert window.size() == 1

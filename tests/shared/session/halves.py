@@ -226,7 +226,7 @@ class Wire:
         ahead = tuple(cloud.log.tokens[len(edge.log) :])
         # The cloud's live nodes are a subset of the edge's: same tokens, same place.
         own = {_path(node, edge.tree.root) for node in edge.tree.nodes()}
-        held = {ahead + _path(node, cloud.tree.root) for node in cloud.tree.nodes()}
+        held = {ahead + _path(node, cloud.tree.root) for node in cloud.tree.nodes() if node.drafted}
         assert held <= own, f"the cloud holds {held - own}, which the edge never guessed there"
         # And an id means the same to both.
         by_id = {identity: key for key, identity in edge._uplink._ids.items()}

@@ -87,6 +87,11 @@ REFUSED: dict[str, tuple[dict[str, object], Status, str]] = {
         Status.INVALID_ARGUMENT,
         "patience_us 5000001 is outside 0..5000000",
     ),
+    "more patience of its own than there is": (
+        {"adaptive_patience_us": 5_000_001},
+        Status.INVALID_ARGUMENT,
+        "adaptive_patience_us 5000001 is outside 0..5000000",
+    ),
     "negative patience": (
         {"patience_us": -1},
         Status.INVALID_ARGUMENT,

@@ -203,20 +203,46 @@ def test_a_log_that_comes_back_complete_takes_no_place():
     assert (cloud.streams, cloud.sessions) == (0, 0)
 
 
-def test_a_lost_step_is_asked_for_again_and_a_hopeless_one_ends_its_sessions_loudly():
+def test_a_lost_step_is_asked_for_again():
     cloud = opened(front(), 1, 2)
     step = cloud.next_step(0)
     assert step is not None
     opened(cloud, 3)
     assert cloud.failed() == []
-    again = cloud.next_step(0)
-    assert again is not None
-    assert [item.session for item in again.items] == [1, 2, 3]
-    opened(cloud, 4)
-    assert cloud.failed("the worker is broken") == [
-        EndStream(stream, Status.INTERNAL, "the worker is broken") for stream in (1, 2, 3)
-    ]
-    assert cloud.sessions == 1
+    assert _asked(cloud) == [1, 2, 3]
+
+
+def test_a_session_that_breaks_the_worker_is_found_and_ends_alone():
+    cloud = opened(front(), 1, 2, 3, 4)
+    assert _asked(cloud) == [1, 2, 3, 4]
+    opened(cloud, 5)
+    assert cloud.broken("the worker is broken") == []
+    assert _asked(cloud) == [1, 2]  # in halves; nobody has lost anything
+    assert cloud.broken("the worker is broken") == []
+    assert _asked(cloud) == [1]
+    assert cloud.broken("the worker is broken") == [EndStream(1, Status.INTERNAL, "the worker is broken")]
+    assert [_asked(cloud, done=True) for _ in range(3)] == [[2], [3, 4], [2, 3, 4, 5]]
+    assert cloud.sessions == 4
+
+
+def test_who_is_not_due_when_its_turn_comes_is_not_waited_for():
+    cloud = opened(front(), 1, 2)
+    assert _asked(cloud) == [1, 2]
+    cloud.broken("x")
+    cloud.lost(1)
+    cloud.lost(2)
+    opened(cloud, 3)
+    assert _asked(cloud) == [3]
+
+
+def _asked(cloud: CloudFront, *, done: bool = False) -> list[int]:
+    """The sessions of the next step."""
+    step = cloud.next_step(0)
+    assert step is not None
+    if done:
+        items = [ItemOutcome(i.session, tuple(facts_of(i, lambda _: 9)), i.length, 1) for i in step.items]
+        cloud.complete(StepOutcome(tuple(items), 10), 0)
+    return [item.session for item in step.items]
 
 
 def test_a_violation_that_the_codec_found_ends_the_stream_the_same_way():

@@ -15,10 +15,13 @@ from shared.policy.pacing import Block, Streaming
 from shared.policy.window import FixedWindow
 from shared.profiled import Profile, ProfiledPair, decode
 from shared.session.edge import EdgePolicies
+from shared.session.front import CloudPolicies
 from shared.sim.predict import Prediction, default_reconnect, predict, random_prompt
 
 UNLIMITED = 1 << 30
 PATIENCE_US = 5_000_000
+GRANTED_US = 1_000_000
+"""What an edge leaves to the cloud's own patience."""
 
 
 def cloud_arm() -> EdgePolicies:
@@ -155,6 +158,54 @@ def a_fast_drafter_on_a_short_link_keeps_the_message_rate() -> None:
     assert got.tpot_ms == pytest.approx(profile.draft_ms, rel=0.05)
 
 
+def adaptive(profile: Profile, policies: EdgePolicies, rtt_ms: float, tokens: int = 150) -> Prediction:
+    return predict(profile, policies, rtt_ms=rtt_ms, tokens=tokens, adaptive_patience_us=GRANTED_US)
+
+
+def waiting_for_a_fast_drafter_pays() -> None:
+    """Close to the cloud a draft arrives just after its step began: a short wait is worth a good part of a step."""
+    for acceptance, rtt_ms, share in ((0.6, 0.0, 0.75), (0.8, 0.0, 0.8), (0.6, 5.0, 0.85)):
+        profile = Profile(acceptance=acceptance, draft_ms=0.3)
+        without = predict(profile, chain_arm(64), rtt_ms=rtt_ms, tokens=150)
+        assert adaptive(profile, chain_arm(64), rtt_ms).tpot_ms <= share * without.tpot_ms
+
+
+def waiting_never_costs_time() -> None:
+    """Whatever is waited for is paid out of what drafts have saved: no token comes later than from the cloud alone."""
+    for acceptance, rtt_ms, draft_ms in itertools.product(
+        (0.0, 0.3, 0.8), (0.0, 12.0, 25.0, 100.0), (0.3, 40.0)
+    ):
+        profile = Profile(acceptance=acceptance, draft_ms=draft_ms, iid=True)
+        assert adaptive(profile, chain_arm(), rtt_ms, 100).tpot_ms <= profile.step_ms
+
+
+def a_text_that_repeats_itself_needs_no_drafter() -> None:
+    profile = Profile(vocabulary_size=200)  # a function of the last token alone comes back after a few tokens
+    guessing, plain = (
+        predict(
+            profile,
+            cloud_arm(),
+            rtt_ms=20.0,
+            tokens=300,
+            repeating=1.0,
+            cloud=CloudPolicies(prompt_lookup=on),
+        )
+        for on in (True, False)
+    )
+    assert plain.tpot_ms == profile.step_ms
+    assert guessing.tpot_ms < 0.4 * plain.tpot_ms
+
+
+def guesses_cost_nothing_where_nothing_repeats() -> None:
+    profile = Profile()
+    for arm in (cloud_arm(), chain_arm(), tree_arm()):
+        with_it, without = (
+            predict(profile, arm, rtt_ms=20.0, tokens=200, cloud=CloudPolicies(prompt_lookup=on))
+            for on in (True, False)
+        )
+        assert with_it == without
+
+
 CHECKS: tuple[Callable[[], None], ...] = (
     the_cloud_alone_takes_a_step_a_token,
     synchronous_speculation_is_exact,
@@ -166,4 +217,8 @@ CHECKS: tuple[Callable[[], None], ...] = (
     the_acceptance_counted_is_the_profiles,
     speculation_never_costs_time,
     a_fast_drafter_on_a_short_link_keeps_the_message_rate,
+    waiting_for_a_fast_drafter_pays,
+    waiting_never_costs_time,
+    a_text_that_repeats_itself_needs_no_drafter,
+    guesses_cost_nothing_where_nothing_repeats,
 )

@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 import pytest
 
 from shared.messages import Commit, Draft, Limits, ModelInfo, Open
+from shared.policy.expansion import Candidate
+from shared.policy.lookup import SuffixIndex
+from shared.policy.patience import AdaptivePatience, FixedPatience
 from shared.pool import PoolScheduler
 from shared.session import cloud as cloud_module
 from shared.session import stream as stream_module
@@ -207,13 +210,78 @@ def opening_again_extends_the_budget(patch: Patch) -> None:
 
 
 def a_patience_never_runs_out(patch: Patch) -> None:
-    due = CloudSession.end_due_at
+    due = FixedPatience.due_at
 
-    def broken(cloud: CloudSession) -> int | None:
-        waits = cloud._bare_since is not None and cloud._patience > 0 and not cloud._step_now
-        return None if waits else due(cloud)
+    def broken(patience: FixedPatience, missing_since: int, bare_since: int | None) -> int:
+        waits = bare_since is not None and patience.duration > 0
+        return 1 << 60 if waits else due(patience, missing_since, bare_since)
 
-    patch.setattr(CloudSession, "end_due_at", broken)
+    patch.setattr(FixedPatience, "due_at", broken)
+
+
+def an_adaptive_patience_never_runs_out(patch: Patch) -> None:
+    patch.setattr(AdaptivePatience, "due_at", lambda patience, missing_since, bare_since: 1 << 60)
+
+
+def a_wait_is_not_paid_for(patch: Patch) -> None:
+    """Waits a whole step for whatever may come, on credit."""
+    patch.setattr(AdaptivePatience, "_answer_at", lambda patience, since: since + patience._step)
+    patch.setattr(AdaptivePatience, "waited", lambda patience, duration: None)
+    stepped = AdaptivePatience.stepped
+
+    def broken(patience: AdaptivePatience, duration: int, *, judged: int, accepted: int, saved: int) -> None:
+        stepped(patience, duration, judged=judged, accepted=accepted, saved=saved)
+        patience.credit = 1e12
+
+    patch.setattr(AdaptivePatience, "stepped", broken)
+
+
+def the_cloud_waits_whenever_it_can_pay(patch: Patch) -> None:
+    """No mutant of a law: the worst that the policy could decide, within its means."""
+    patch.setattr(AdaptivePatience, "_answer_at", lambda patience, since: since + patience._step)
+    patch.setattr(AdaptivePatience, "_more_at", lambda patience: 1e18)
+
+
+def the_cloud_never_waits(patch: Patch) -> None:
+    patch.setattr(AdaptivePatience, "due_at", lambda patience, missing_since, bare_since: missing_since)
+
+
+# ---- the cloud's own guesses ----
+
+
+def a_guess_is_taken_for_a_draft(patch: Patch) -> None:
+    add = DraftTree.add
+    patch.setattr(
+        DraftTree, "add", lambda tree, parent, token, cost, drafted=True: add(tree, parent, token, cost)
+    )
+
+
+def a_guess_stays_a_guess_when_an_edge_drafts_it(patch: Patch) -> None:
+    patch.setattr(DraftTree, "adopt", lambda tree, node, cost: None)
+
+
+def guesses_are_never_asked_for(patch: Patch) -> None:
+    patch.setattr(CloudSession, "missing_guesses", lambda cloud, asked: [])
+
+
+def the_log_is_read_one_token_off(patch: Patch) -> None:
+    match = SuffixIndex.match
+
+    def broken(index: SuffixIndex, log: Sequence[int], length: int) -> tuple[int, int] | None:
+        found = match(index, log, length)
+        return found and (found[0] - 1, found[1])
+
+    patch.setattr(SuffixIndex, "match", broken)
+
+
+def the_first_of_a_broken_step_is_blamed(patch: Patch) -> None:
+    """The first session of a step that broke the worker ends, whoever broke it."""
+
+    def broken(pool: PoolScheduler) -> int | None:
+        left = pool.failed()
+        return left[0] if left else None
+
+    patch.setattr(PoolScheduler, "broken", broken)
 
 
 def a_draft_does_not_end_the_waiting(patch: Patch) -> None:
@@ -294,16 +362,13 @@ def what_the_edge_sent_stays_in_flight(patch: Patch) -> None:
 
 
 def a_late_forward_is_adopted(patch: Patch) -> None:
-    adopt = EdgeSession._adopt
-
-    def broken(edge: EdgeSession, results: Sequence[Sequence[object]], now: int) -> list[EdgeEffect]:
+    def broken(edge: EdgeSession, results: Sequence[Sequence[Candidate]], now: int) -> list[EdgeEffect]:
         assert edge._forwarding is not None
         nodes, edge._forwarding = list(edge._forwarding.values()), None
-        expansion = edge._policies.expansion
-        if edge.over or expansion is None:
+        if edge.over:
             return []
         for node, candidates in zip(nodes, results, strict=True):
-            adopt(edge, node, candidates[: expansion.width], expansion)
+            edge._drafting.adopt(node, candidates)
         return edge._pump(now)
 
     patch.setattr(EdgeSession, "drafted", broken)
@@ -314,7 +379,7 @@ def after_a_correction_nothing_is_drafted(patch: Patch) -> None:
 
     def broken(edge: EdgeSession, commit: Commit, now: int) -> list[EdgeEffect]:
         with pytest.MonkeyPatch.context() as within:
-            within.setattr(edge._frontier, "push", lambda node: None)
+            within.setattr(edge._drafting._frontier, "push", lambda node: None)
             return right(edge, commit, now)
 
     patch.setattr(EdgeSession, "_commit", broken)
@@ -354,6 +419,10 @@ BY_FUZZ: tuple[Mutant, ...] = (
     what_the_edge_sent_stays_in_flight,
     a_late_forward_is_adopted,
     ids_of_the_past_are_never_forgotten,
+    an_adaptive_patience_never_runs_out,
+    a_guess_is_taken_for_a_draft,
+    a_guess_stays_a_guess_when_an_edge_drafts_it,
+    the_first_of_a_broken_step_is_blamed,
 )
 
 BY_PROGRESS: dict[Mutant, Callable[[], None]] = {
@@ -367,6 +436,10 @@ BY_PROGRESS: dict[Mutant, Callable[[], None]] = {
     after_a_correction_nothing_is_drafted: progress.synchronous_speculation_is_exact,
     a_patience_never_runs_out: progress.a_silent_drafter_costs_the_patience_and_no_more,
     drafts_are_ignored: progress.a_chain_that_is_always_right_runs_at_the_drafters_pace,
+    a_wait_is_not_paid_for: progress.waiting_never_costs_time,
+    the_cloud_never_waits: progress.waiting_for_a_fast_drafter_pays,
+    guesses_are_never_asked_for: progress.a_text_that_repeats_itself_needs_no_drafter,
+    the_log_is_read_one_token_off: progress.a_text_that_repeats_itself_needs_no_drafter,
     an_exhausted_drafter_keeps_silent: progress.an_exhausted_drafter_does_not_cost_the_patience,
 }
 
@@ -390,3 +463,12 @@ def test_the_progress_checks_catch(
     mutant(monkeypatch)
     with pytest.raises(AssertionError):
         check()
+
+
+def test_the_worst_that_a_patience_could_decide_is_still_not_slower_than_the_cloud_alone(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    the_cloud_waits_whenever_it_can_pay(monkeypatch)
+    progress.waiting_never_costs_time()
+    with pytest.raises(AssertionError):  # it did wait
+        progress.waiting_for_a_fast_drafter_pays()

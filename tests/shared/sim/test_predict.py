@@ -108,3 +108,20 @@ def test_speculation_never_costs_time_anywhere(step_ms: float):
             got = predict(profile, arm, rtt_ms=rtt_ms, tokens=100)
             assert got.tpot_ms <= step_ms, (acceptance, rtt_ms, draft_ms, window, arm)
             assert got.ttft_ms == rtt_ms + step_ms
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("draft_ms", [0.3, 2.5, 10.0, 40.0])
+def test_an_adaptive_patience_never_costs_time_anywhere(draft_ms: float):
+    grid = itertools.product(
+        ((0.0, False), (0.3, True), (0.6, False), (0.8, False), (0.8, True), (0.95, False)),
+        (0.0, 5.0, 12.0, 25.0, 60.0, 150.0, 300.0),
+    )
+    for (acceptance, iid), rtt_ms in grid:
+        profile = Profile(acceptance=acceptance, draft_ms=draft_ms, iid=iid)
+        for arm in (chain_arm(64), tree_arm(64, 8)):
+            off = predict(profile, arm, rtt_ms=rtt_ms, tokens=100).tpot_ms
+            on = predict(profile, arm, rtt_ms=rtt_ms, tokens=100, adaptive_patience_us=1_000_000).tpot_ms
+            assert on <= profile.step_ms, (acceptance, iid, rtt_ms, arm)
+            assert on <= 1.03 * off, (acceptance, iid, rtt_ms, arm)

@@ -122,6 +122,7 @@ class Open(_message.Message):
     PATIENCE_US_FIELD_NUMBER: _builtins.int
     WANT_LOGPROBS_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
+    ADAPTIVE_PATIENCE_US_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """PROTOCOL_VERSION of the edge: 1. MUST be a version that the server speaks, else FAILED_PRECONDITION. 0 is
     none.
@@ -153,6 +154,12 @@ class Open(_message.Message):
     more: _builtins.bool
     """Another Open with more of the log follows this one. Until the last part has come, any other message is
     INVALID_ARGUMENT.
+    """
+    adaptive_patience_us: _builtins.int
+    """The longest that the cloud may wait for a draft where its own measurements say that waiting makes this
+    session faster, microseconds; whether and how long is the cloud's choice at every token. 0: never. Only used
+    while patience_us is 0: an edge that names a patience gets that one. MUST be at most Limits.max_patience_us,
+    else INVALID_ARGUMENT.
     """
     @_builtins.property
     def tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -187,10 +194,11 @@ class Open(_message.Message):
         patience_us: _builtins.int = ...,
         want_logprobs: _builtins.bool = ...,
         more: _builtins.bool = ...,
+        adaptive_patience_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_length", b"max_length", "model_fingerprint", b"model_fingerprint", "more", b"more", "patience_us", b"patience_us", "prompt_length", b"prompt_length", "protocol_version", b"protocol_version", "sampling", b"sampling", "stop_tokens", b"stop_tokens", "tokenizer_fingerprint", b"tokenizer_fingerprint", "tokens", b"tokens", "want_logprobs", b"want_logprobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adaptive_patience_us", b"adaptive_patience_us", "max_length", b"max_length", "model_fingerprint", b"model_fingerprint", "more", b"more", "patience_us", b"patience_us", "prompt_length", b"prompt_length", "protocol_version", b"protocol_version", "sampling", b"sampling", "stop_tokens", b"stop_tokens", "tokenizer_fingerprint", b"tokenizer_fingerprint", "tokens", b"tokens", "want_logprobs", b"want_logprobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -459,8 +467,8 @@ class Commit(_message.Message):
     steps: _builtins.int
     """Steps of the verifier that this session took part in."""
     facts: _builtins.int
-    """Next tokens that the target evaluated for this session, those of drafts that were then not needed
-    included.
+    """Next tokens that the target evaluated for this session, those of drafts that were then not needed and of
+    guesses that the cloud made itself included.
     """
     judged: _builtins.int
     """Committed tokens for which the cloud held at least one draft."""

@@ -1,0 +1,28 @@
+"""What a CloudSession asks of its driver: values, to be performed in the order in which they are returned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shared.errors import Status
+from shared.messages import CloudMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Put a message on a stream."""
+
+    stream: int
+    message: CloudMessage
+
+
+@dataclass(frozen=True, slots=True)
+class EndStream:
+    """End a stream with a status; nothing follows on it."""
+
+    stream: int
+    status: Status
+    detail: str = ""
+
+
+CloudEffect = Send | EndStream
