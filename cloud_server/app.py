@@ -14,15 +14,17 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from cloud_server.engine import Engine, StreamLimits
+from cloud_server.listening import check_free, host_and_port, taken
 from cloud_server.metrics import Metrics
+from cloud_server.security import ServerSecurity, check, credentials, exposed, interceptors
 from cloud_server.service import SlipstreamService
 from cloud_server.worker import Worker
-from shared.errors import UserError
 from shared.messages import Limits
 from shared.pb.slipstream.v1 import slipstream_pb2 as pb
 from shared.pb.slipstream.v1 import slipstream_pb2_grpc as pb_grpc
 from shared.policy.batching import MeasuredBudget, NodeBudget
 from shared.pool import PoolScheduler
+from shared.session.front import CloudPolicies
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +40,11 @@ class ServeOptions:
     limits: Limits = Limits()  # noqa: RUF009 - a frozen value
     streams: StreamLimits = StreamLimits()  # noqa: RUF009 - a frozen value
     budget: Callable[[], NodeBudget] = MeasuredBudget
-    drain_s: float = 5.0
-    """Seconds that open streams are given when the server is asked to stop."""
+    policies: CloudPolicies = CloudPolicies()  # noqa: RUF009 - a frozen value
+    drain_s: float = 8.0
+    """Seconds that open streams are given when the server is asked to stop: less than the 10 after which container
+    engines kill."""
+    security: ServerSecurity = ServerSecurity()  # noqa: RUF009 - a frozen value
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +66,27 @@ async def serving(worker: Worker, options: ServeOptions) -> AsyncIterator[Servin
     """Serve until the block is left; then all streams end with UNAVAILABLE and the worker is closed.
 
     Raises:
-        UserError: the address cannot be listened on.
+        UserError: the address cannot be listened on, or a file of `ServerSecurity` cannot be used.
     """
     info = replace(worker.info, limits=options.limits)
     metrics = Metrics()
     engine = Engine(
-        worker, info, PoolScheduler(options.budget(), kv_tokens=worker.kv_tokens), metrics, options.streams
+        worker,
+        info,
+        PoolScheduler(options.budget(), kv_tokens=worker.kv_tokens),
+        metrics,
+        options.streams,
+        options.policies,
     )
-    server = grpc.aio.server(options=channel_options(options.limits, options.streams))
+    server = grpc.aio.server(
+        interceptors=interceptors(options.security),
+        options=channel_options(options.limits, options.streams),
+    )
     pb_grpc.add_SlipstreamServicer_to_server(SlipstreamService(engine, info), server)
     healthy = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    address = _bind(server, options.listen)
+    address = _bind(server, options.listen, options.security)
     failed = engine.start()
     await server.start()
     for name in ("", SERVICE):
@@ -124,6 +137,20 @@ async def serve(worker: Worker, options: ServeOptions, ready: Callable[[str], No
             up.failed.result()
 
 
+def check_before_loading(options: ServeOptions) -> list[str]:
+    """What can be told before a model is loaded, which takes long; returns warnings.
+
+    Raises:
+        UserError: the address cannot or must not be listened on, or a file of `ServerSecurity` cannot be used.
+    """
+    host, _ = host_and_port(options.listen)
+    credentials(options.security)
+    interceptors(options.security)
+    check(options.security, options.listen, host)
+    check_free(options.listen)
+    return exposed(options.security)
+
+
 def channel_options(limits: Limits, streams: StreamLimits) -> list[tuple[str, int]]:
     """Transport settings of the server."""
     return [
@@ -139,20 +166,18 @@ def channel_options(limits: Limits, streams: StreamLimits) -> list[tuple[str, in
         ("grpc.keepalive_timeout_ms", 5_000),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.bdp_probe", 0),  # as at the edge: pings for every message
         ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
         ("grpc.http2.max_ping_strikes", 0),
     ]
 
 
-def _bind(server: grpc.aio.Server, listen: str) -> str:
-    host, _, port = listen.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
-        raise UserError(f"--listen {listen}: expected HOST:PORT, such as 127.0.0.1:50051")
+def _bind(server: grpc.aio.Server, listen: str, security: ServerSecurity) -> str:
+    host, _ = host_and_port(listen)
+    check(security, listen, host)
+    secure = credentials(security)
     try:
-        bound = server.add_insecure_port(listen)
+        bound = server.add_insecure_port(listen) if secure is None else server.add_secure_port(listen, secure)
     except RuntimeError as error:
-        raise UserError(
-            f"cannot listen on {listen}: the port is taken or the address is not this machine's; "
-            "choose another with --listen, or port 0"
-        ) from error
+        raise taken(listen) from error
     return f"{host}:{bound}"

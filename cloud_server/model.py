@@ -81,8 +81,8 @@ def load_model(source: str | Path, device: str | None = None, dtype: str | None 
     Raises:
         UserError: there is no such model, device or dtype, or the model is of a kind that cannot be served exactly.
     """
-    place = _device(device)
-    kind = _dtype(dtype, place)
+    place = resolve_device(device)
+    kind = resolve_dtype(dtype, place)
     where = _source(source)
     config = _config(where)
     require_exact_attention(config)
@@ -149,7 +149,12 @@ def model_fingerprint(module: PreTrainedModel, config_text: str, dtype: torch.dt
     return digest.hexdigest()
 
 
-def _device(name: str | None) -> torch.device:
+def resolve_device(name: str | None) -> torch.device:
+    """The device of that name; None: CUDA where there is one.
+
+    Raises:
+        UserError: there is none, or it is of a kind that is not supported.
+    """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -164,12 +169,23 @@ def _device(name: str | None) -> torch.device:
     return device
 
 
-def _dtype(name: str | None, device: torch.device) -> torch.dtype:
-    if name is None:
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if name not in DTYPES:
+def resolve_dtype(name: str | None, device: torch.device) -> torch.dtype:
+    """The dtype of that name; None: float32 on a CPU, bfloat16 on CUDA.
+
+    Raises:
+        UserError: it is unknown, or the device has no arithmetic for it.
+    """
+    if name is not None and name not in DTYPES:
         raise UserError(f"dtype {name!r} is unknown: use one of {', '.join(DTYPES)}")
-    return DTYPES[name]
+    dtype = DTYPES["bfloat16" if device.type == "cuda" else "float32"] if name is None else DTYPES[name]
+    # Emulated it would be slower than float32; and half precision is not taken in its place unasked, for it overflows.
+    if device.type == "cuda" and dtype == torch.bfloat16:
+        with torch.cuda.device(device):
+            if not torch.cuda.is_bf16_supported(including_emulation=False):
+                raise UserError(
+                    f"{torch.cuda.get_device_name(device)} computes no bfloat16: choose --dtype float16 or float32"
+                )
+    return dtype
 
 
 def _source(source: str | Path) -> str:
@@ -210,7 +226,13 @@ def _weights(where: str, config: PretrainedConfig, dtype: torch.dtype) -> PreTra
 
 
 def _placed(module: PreTrainedModel, device: torch.device) -> PreTrainedModel:
-    torch.nn.Module.to(module, device)  # transformers' own `to` hides this one's types
+    try:
+        torch.nn.Module.to(module, device)  # transformers' own `to` hides this one's types
+    except torch.OutOfMemoryError as error:
+        size = sum(parameter.nbytes for parameter in module.parameters()) >> 20
+        raise UserError(
+            f"{device} has no memory for {size} MB of weights: choose a smaller model or another device"
+        ) from error
     module.eval()
     return module
 

@@ -57,8 +57,10 @@ def pack_linear_layers(module: nn.Module) -> int:
 
 
 def packed_if_right(linear: nn.Linear) -> nn.Module:
-    """The layer packed; itself if packing is not available, or does not agree with it."""
-    if not hasattr(torch.ops.mkldnn, "_reorder_linear_weight") or linear.weight.dtype != torch.float32:
+    """The layer packed; itself if packing is not available, not for it, or does not agree with it."""
+    if not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
+        return linear
+    if linear.weight.dtype != torch.float32 or linear.weight.device.type != "cpu":
         return linear
     packed = PackedLinear(linear)
     return packed if _agree(linear, packed) else linear

@@ -5,17 +5,18 @@ from __future__ import annotations
 import time
 
 from shared.messages import Limits, ModelInfo
-from shared.profiled import PrefixStates, Profile, ProfiledPair
-from shared.step import Fact, ItemOutcome, Step, StepItem, StepOutcome
+from shared.profiled import Profile, ProfiledPair
+from shared.profiled_facts import ProfiledFacts
+from shared.step import Step, StepOutcome
 
 
 class ProfiledWorker:
     """States the facts of a profiled target; a step lasts by a sleep in the model's thread. See `Worker`."""
 
     def __init__(self, profile: Profile, *, step_floor_ms: float = 0.0, limits: Limits | None = None) -> None:
-        self._pair = ProfiledPair(profile)
-        self._step_ns = round(max(profile.step_ms, step_floor_ms) * 1e6)
-        self._states: dict[int, PrefixStates] = {}
+        self._profile = profile
+        self._floor_ms = step_floor_ms
+        self._facts = ProfiledFacts(ProfiledPair(profile))
         self._info = ModelInfo(
             name="profiled",
             model_fingerprint=f"profiled-{profile.seed}-{profile.vocabulary_size}",
@@ -39,25 +40,14 @@ class ProfiledWorker:
     def step(self, step: Step) -> StepOutcome:
         """See `Worker.step`."""
         began = time.perf_counter_ns()
-        for session in step.released:
-            self._states.pop(session, None)
-        items = tuple(self._item(item) for item in step.items)
+        load = self._facts.load(step)
+        items = self._facts.establish(step)
         if items:
-            remaining = self._step_ns - (time.perf_counter_ns() - began)
+            step_ns = round(max(self._profile.duration_ms(load), self._floor_ms) * 1e6)
+            remaining = step_ns - (time.perf_counter_ns() - began)
             time.sleep(max(remaining, 0) / 1e9)
         return StepOutcome(items, (time.perf_counter_ns() - began) // 1000)
 
     def close(self) -> None:
         """See `Worker.close`."""
-        self._states.clear()
-
-    def _item(self, item: StepItem) -> ItemOutcome:
-        end = self._states.setdefault(item.session, PrefixStates(self._pair)).at(item.log, item.length)
-        facts = [] if item.end_key is None else [(item.end_key, Fact(self._pair.target(end)))]
-        states: list[int] = []
-        for node in item.nodes:
-            state = self._pair.follow(end if node.parent < 0 else states[node.parent], node.token)
-            states.append(state)
-            if node.wanted:
-                facts.append((node.key, Fact(self._pair.target(state))))
-        return ItemOutcome(item.session, tuple(facts), item.length, len(item.nodes) + 1)
+        self._facts.forget_all()

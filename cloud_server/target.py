@@ -43,9 +43,11 @@ class Target:
     or its layers are dropped where a lean decoder holds them.
     """
 
-    def __init__(self, loaded: LoadedModel) -> None:
-        """Raises:
-        UserError: the model cannot be served exactly.
+    def __init__(self, loaded: LoadedModel, *, portable: bool = False) -> None:
+        """`portable`: without what is made for a CPU, as on an accelerator.
+
+        Raises:
+            UserError: the model cannot be served exactly.
         """
         self._module = loaded.module
         name = type(loaded.module).__name__
@@ -66,7 +68,7 @@ class Target:
             self.vocabulary_size = reference.shape[-1]
             self._set_attention(RAGGED)
             self._check(tokens, reference, "ragged attention")
-            if loaded.device.type == "cpu" and loaded.dtype == torch.float32:
+            if loaded.device.type == "cpu" and loaded.dtype == torch.float32 and not portable:
                 self._speed_up(tokens, reference)
 
     def logits(self, forward: Forward) -> Tensor:

@@ -26,6 +26,10 @@ from shared.step import Fact, ItemOutcome, Step, StepItem, StepOutcome
 log = logging.getLogger(__name__)
 
 DEFAULT_KV_BYTES: Final = 1 << 30
+"""On a CPU. An accelerator's memory is for this: see `default_kv_bytes`."""
+ACTIVATION_SHARE: Final = 0.15
+"""Of an accelerator's free memory, kept for activations, gathered keys and values, and logits."""
+LEAST_ACTIVATION_BYTES: Final = 1 << 30
 CHUNK_TOKENS: Final = 512
 """Trunk tokens of one session in one forward; a longer gap in the cache is filled by several forwards."""
 FORWARD_ROWS: Final = 2048
@@ -44,6 +48,10 @@ class SessionTooLongError(SlipstreamError):
     def __init__(self, session: int, message: str) -> None:
         super().__init__(message)
         self.session = session
+
+
+class OutOfDeviceMemoryError(SlipstreamError):
+    """The accelerator's memory did not suffice for a step."""
 
 
 @dataclass(slots=True)
@@ -65,22 +73,33 @@ class Verifier:
     """A `Worker` with a target of its own. Not thread-safe: it lives in its model's thread."""
 
     def __init__(
-        self, loaded: LoadedModel, *, step_floor_ms: float = 0.0, kv_limit_bytes: int = DEFAULT_KV_BYTES
+        self,
+        loaded: LoadedModel,
+        *,
+        step_floor_ms: float = 0.0,
+        kv_limit_bytes: int | None = None,
+        portable: bool = False,
     ) -> None:
         """Takes `loaded.module` over.
 
         Args:
             step_floor_ms: emulation of a slower target: a step with items lasts at least this long.
-            kv_limit_bytes: memory for all sessions' keys and values.
+            kv_limit_bytes: memory for all sessions' keys and values; None: `default_kv_bytes`.
+            portable: compute on a CPU as an accelerator does, with nothing that is made for a CPU. Slower; what runs
+                on an accelerator can thus be tested without one.
 
         Raises:
             UserError: the model cannot be served exactly, or the limit is too small for anything.
         """
-        self._target = Target(loaded)
+        self._target = Target(loaded, portable=portable)
+        self._device = loaded.device
         self._floor_ns = round(step_floor_ms * 1e6)
         longest = loaded.context_length
-        self._pool = KvPool(self._target.shape, limit_bytes=kv_limit_bytes, reserve_slots=longest)
-        self._builder = ForwardBuilder(self._pool, group=self._target.group, context_length=longest)
+        limit = default_kv_bytes(loaded.device) if kv_limit_bytes is None else kv_limit_bytes
+        self._pool = KvPool(self._target.shape, limit_bytes=limit, reserve_slots=longest)
+        self._builder = ForwardBuilder(
+            self._pool, group=self._target.group, context_length=longest, portable=portable
+        )
         self._info = replace(
             loaded.info,
             vocabulary_size=self._target.vocabulary_size,
@@ -127,7 +146,8 @@ class Verifier:
         Raises:
             SessionTooLongError: a session does not fit into the KV cache even alone.
             BadLogitsError: the target computed NaN or inf.
-            Whatever torch raises. After any of them all caches are empty, and the next step is as good as ever.
+            OutOfDeviceMemoryError: the accelerator's memory did not suffice.
+            Whatever else torch raises. After any of them all caches are empty, and the next step is as good as ever.
         """
         began = time.perf_counter_ns()
         for session in step.released:
@@ -136,6 +156,14 @@ class Verifier:
         try:
             for wave in self._waves(step):
                 self._perform(wave, answers)
+            self._synchronise()
+        except torch.OutOfMemoryError as error:
+            self._forget_all()
+            torch.cuda.empty_cache()
+            raise OutOfDeviceMemoryError(
+                f"{self._device} has too little memory for step {step.number} beside a KV cache of "
+                f"{self._pool.slots * self._pool.shape.token_bytes >> 20} MB: give that less (--kv-cache-mb)"
+            ) from error
         except BaseException:
             self._forget_all()  # the caches count tokens as held whose forward did not come to its end
             raise
@@ -144,6 +172,13 @@ class Verifier:
         if step.items and (rest := self._floor_ns - (time.perf_counter_ns() - began)) > 0:
             time.sleep(rest / 1e9)
         return StepOutcome(outcomes, (time.perf_counter_ns() - began) // 1000)
+
+    def _synchronise(self) -> None:
+        """A step that draws nothing, a prefill, would come back before the accelerator is done with it, and the next
+        one would be charged for its time.
+        """
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
 
     def _perform(self, wave: _Wave, answers: dict[int, _Answer]) -> None:
         """One forward: everything between a step's tokens and its facts."""
@@ -230,6 +265,16 @@ class Verifier:
     def _forget_all(self) -> None:
         for session in list(self._caches):
             self._forget(session)
+
+
+def default_kv_bytes(device: torch.device) -> int:
+    """Memory for keys and values where nobody says how much: on an accelerator what is free beside the model, less a
+    share for the activations of a step.
+    """
+    if device.type != "cuda":
+        return DEFAULT_KV_BYTES
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(0, free - max(LEAST_ACTIVATION_BYTES, round(ACTIVATION_SHARE * free)))
 
 
 def _served_context(longest: int, pool: KvPool) -> int:

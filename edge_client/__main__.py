@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import json
-import secrets
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from shared import interrupts
 
-import typer
-import uvloop
+with interrupts.Silent():
+    import asyncio
+    import contextlib
+    import json
+    import os
+    import secrets
+    import sys
+    from collections.abc import Iterator
+    from pathlib import Path
+    from typing import TYPE_CHECKING, Annotated, Final
 
-from edge_client.policies import DraftOptions, Mode, Shape
-from edge_client.result import GenerateResult, GenerationFailedError
-from shared.errors import Status, UserError
-from shared.sampling import SamplingParams
+    import typer
+    import uvloop
+
+    from edge_client.policies import Belief, DraftOptions, Mode, Pace, Shape, Sizing, Spread
+    from edge_client.result import GenerateResult, GenerationFailedError
+    from shared.errors import Status, UserError
+    from shared.sampling import SamplingParams
+    from shared.security import ClientSecurity
 
 if TYPE_CHECKING:
-    from edge_client.app import ClientOptions, GenerateOptions
+    from edge_client.app import ClientOptions, GenerateOptions, Notice
 
 MENDABLE: Final = frozenset(
     {
@@ -33,9 +38,34 @@ MENDABLE: Final = frozenset(
     }
 )
 """Ends of a stream that the user can do something about: exit code 2. All others: 1."""
-INTERRUPTED: Final = 130
 SEED_BITS: Final = 53
 """Of a seed that is drawn here, so that every JSON reader keeps it exactly."""
+
+# How a command that dials a server protects the connection; `generate` puts them together.
+Tls = Annotated[bool, typer.Option("--tls", help="Encrypt, and trust the system's authorities.")]
+TlsCa = Annotated[Path | None, typer.Option(help="Encrypt, and trust this authority alone, PEM.")]
+TlsCert = Annotated[
+    Path | None,
+    typer.Option(help="Encrypt, and present this certificate, PEM; with --tls-key."),
+]
+TlsKey = Annotated[Path | None, typer.Option(help="Its private key, PEM, without a passphrase.")]
+TlsServerName = Annotated[
+    str | None,
+    typer.Option(help="Encrypt, and take this for the name that the server's certificate is for. [HOST]"),
+]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="Send the token in this file with every call; never in plain text beyond this machine."
+    ),
+]
+AllowInsecure = Annotated[
+    bool,
+    typer.Option(
+        "--allow-insecure-beyond-loopback",
+        help="Dial another machine in plain text: everybody on the way can read and change prompt and text.",
+    ),
+]
 
 app = typer.Typer(
     rich_markup_mode=None, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
@@ -84,7 +114,7 @@ def generate(
     ] = Mode.STREAM,
     shape: Annotated[
         Shape | None,
-        typer.Option("--shape", help="Of the drafts in stream mode. [tree, if the drafter is made for it]"),
+        typer.Option("--shape", help="Of the drafts in stream mode. [tree]"),
     ] = None,
     tree: Annotated[bool, typer.Option("--tree", help="The same as --shape tree.")] = False,
     chain: Annotated[bool, typer.Option("--chain", help="The same as --shape chain.")] = False,
@@ -92,14 +122,30 @@ def generate(
     window: Annotated[
         int | None,
         typer.Option(
-            help="Drafted tokens in flight at most; the server may advise fewer. [tree 256, chain 64]"
+            help="Drafted tokens in flight at most; the server may advise fewer. [tree 512, chain 64]"
         ),
     ] = None,
     branches: Annotated[int, typer.Option(help="Tree: places that one drafter forward works on.")] = 8,
+    spread: Annotated[
+        Spread, typer.Option(help="Tree: branches in a forward, as many as pay or always --branches.")
+    ] = Spread.MARGINAL,
+    pace: Annotated[
+        Pace, typer.Option(help="Drafts are sent in time for the next verify step, or after every forward.")
+    ] = Pace.COALESCED,
+    sizing: Annotated[
+        Sizing,
+        typer.Option(
+            help="Tokens in flight: by the measured round trip, the server's advice, --window, or DSD's rule."
+        ),
+    ] = Sizing.MEASURED,
+    belief: Annotated[
+        Belief,
+        typer.Option(help="The drafter's estimates are calibrated as its drafts are judged, or believed."),
+    ] = Belief.CALIBRATED,
     patience_ms: Annotated[
         float | None,
         typer.Option(
-            help="How long the cloud waits for a draft before it decodes alone. [0; sync: 2000, or what it grants]"
+            help="How long the cloud waits for a draft. [as it finds worth while; sync: 2000, or what it grants]"
         ),
     ] = None,
     give_up_after: Annotated[
@@ -114,6 +160,13 @@ def generate(
         float,
         typer.Option(help="Emulation: a drafter forward lasts at least this long, as on a slower device."),
     ] = 0.0,
+    tls: Tls = False,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_server_name: TlsServerName = None,
+    token_file: TokenFile = None,
+    allow_insecure_beyond_loopback: AllowInsecure = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object at the end instead of text as it comes.")
     ] = False,
@@ -125,8 +178,9 @@ def generate(
             seed = secrets.randbits(SEED_BITS)
             if not as_json:
                 _remark(f"seed {seed} was drawn: --seed {seed} gives the same text again")
-        from edge_client.app import ClientOptions, GenerateOptions  # noqa: PLC0415 - slow to import; --help does without
-        from edge_client.sources import DEMO_DRAFTER, NO_DRAFTER  # noqa: PLC0415
+        with interrupts.Silent():  # slow to import; --help does without
+            from edge_client.app import ClientOptions, GenerateOptions  # noqa: PLC0415
+            from edge_client.sources import DEMO_DRAFTER, NO_DRAFTER  # noqa: PLC0415
 
         try:
             asked = GenerateOptions(
@@ -141,6 +195,10 @@ def generate(
                     lookahead=lookahead,
                     window=window,
                     branches=branches,
+                    spread=spread,
+                    pace=pace,
+                    sizing=sizing,
+                    belief=belief,
                     patience_ms=patience_ms,
                 ),
                 give_up_after_s=give_up_after,
@@ -153,6 +211,15 @@ def generate(
                 provider=provider,
                 threads=threads,
                 draft_floor_ms=draft_floor_ms,
+                security=ClientSecurity(
+                    tls=tls,
+                    tls_ca=tls_ca,
+                    tls_cert=tls_cert,
+                    tls_key=tls_key,
+                    tls_server_name=tls_server_name,
+                    token_file=token_file,
+                    insecure_beyond_loopback=allow_insecure_beyond_loopback,
+                ),
             )
         except ValueError as error:
             raise UserError(f"{error}: see edge-client generate --help") from error
@@ -167,9 +234,12 @@ def generate(
 async def _generate(asked: GenerateOptions, client: ClientOptions, *, show: bool) -> GenerateResult:
     from edge_client.app import generate as generate_once  # noqa: PLC0415 - see above
 
-    if not show:
-        return await generate_once(asked, client)
     shown = False
+
+    def on_notice(notice: Notice) -> None:
+        if shown and sys.stdout.isatty() and sys.stderr.isatty():
+            print(file=sys.stderr)  # the text stands on the line that the cursor is on
+        _remark(str(notice))
 
     def on_text(piece: str) -> None:
         nonlocal shown
@@ -177,7 +247,7 @@ async def _generate(asked: GenerateOptions, client: ClientOptions, *, show: bool
         print(piece, end="", flush=True)
 
     try:
-        return await generate_once(asked, client, on_text=on_text)
+        return await generate_once(asked, client, on_text=on_text if show else None, on_notice=on_notice)
     finally:
         if shown:
             print(flush=True)
@@ -188,7 +258,7 @@ def _interruptible() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(interrupts.INTERRUPTED) from None
 
 
 def _prompt(prompt: str | None, file: Path | None) -> str:
@@ -230,6 +300,8 @@ def _remark(text: str) -> None:
 
 def main() -> None:
     """Entry point of `edge-client`: exit code 2 and one line for what the user can mend, 1 for other failures."""
+    # gRPC's C core writes its own lines to stderr, beside the one that says the same; read when it is imported.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         app()
     except UserError as error:

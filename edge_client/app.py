@@ -15,14 +15,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from edge_client.checks import check_address, check_tokens, introduce, shortest_round_trip
+from edge_client.checks import check_address, check_files, check_tokens, introduce, shortest_round_trip
 from edge_client.drafter.interface import Drafter
-from edge_client.driver import Brain, EdgeDriver
+from edge_client.driver import Brain, EdgeDriver, Event, Observe
 from edge_client.language import Language, TextSink, language_for
 from edge_client.model_thread import ModelThread
+from edge_client.notices import Notice, OnNotice, OutageWatch
 from edge_client.options import ClientOptions, GenerateOptions
 from edge_client.policies import DraftOptions, Mode, Shape, policies_for
-from edge_client.result import GenerateResult, GenerationFailedError, Usage, notes_on
+from edge_client.result import ConnectionLostError, GenerateResult, GenerationFailedError, Usage, notes_on
+from edge_client.security import ClientSecurity, secure
 from edge_client.sources import DEMO_DRAFTER, check_fits, drafter_path, is_profiled, open_drafter
 from edge_client.stats import Emulation, Timeline, stats_of
 from edge_client.transport import Transport
@@ -34,11 +36,14 @@ from shared.session.edge import Done, EdgeSession, Emit, Failed, Request
 __all__ = [
     "Client",
     "ClientOptions",
+    "ClientSecurity",
+    "ConnectionLostError",
     "DraftOptions",
     "GenerateOptions",
     "GenerateResult",
     "GenerationFailedError",
     "Mode",
+    "Notice",
     "Shape",
     "generate",
 ]
@@ -87,13 +92,21 @@ class Client:
         await self._close()
 
     async def generate(
-        self, options: GenerateOptions, *, on_text: OnText | None = None, on_tokens: OnTokens | None = None
+        self,
+        options: GenerateOptions,
+        *,
+        on_text: OnText | None = None,
+        on_tokens: OnTokens | None = None,
+        on_notice: OnNotice | None = None,
+        observe: Observe | None = None,
     ) -> GenerateResult:
         """Generate to the end; when cancelled, the server is told.
 
         Args:
             on_text: called with each piece of text as it becomes final. Together they are the result's text.
             on_tokens: called with the tokens of each commit. Together they are the result's tokens.
+            on_notice: called when the connection is lost and when tokens come again; `str` of a notice is for people.
+            observe: shown every fact and effect of the session, for measurements.
 
         Raises:
             UserError: the request does not fit the model or the server.
@@ -102,17 +115,18 @@ class Client:
         if self._transport is None or self._language is None:
             raise ValueError("the client is not open: use `async with`")
         draft, drafter = options.draft, self._drafter
-        shape = None if drafter is None else draft.shape_for(drafter.supports_trees)
+        shape = None if drafter is None else draft.shape_for()
         request = self._request(options, self._language, drafting=shape is not None)
         context = 0 if drafter is None else drafter.context_length
         policies = policies_for(draft, shape, Reconnect(patience=options.give_up_after_s), context)
         session = EdgeSession(request, self.info, policies)
         output = _Output(len(request.prompt), self._language.stream(options.stop_strings), on_text, on_tokens)
         brain = None if drafter is None else Brain(drafter, self._thread, request.sampling)
-        driver = EdgeDriver(session, self._transport, brain, output.take)
+        watch = OutageWatch(options.give_up_after_s, on_notice)
+        driver = EdgeDriver(session, self._transport, brain, output.take, _both(watch.observe, observe))
         outcome = await driver.run()
         if isinstance(outcome, Failed):
-            raise GenerationFailedError(outcome.status, outcome.message)
+            raise self._failure(outcome, watch)
         output.finish()
         stats = stats_of(
             output.timeline,
@@ -143,11 +157,13 @@ class Client:
     async def _open(self) -> None:
         options = self._options
         check_address(options.server)
-        self._transport = transport = Transport(options.server)
-        self._info = info = await introduce(transport, options.answer_within_s)
+        check_files(options, drafter_given=self._given is not None)
+        secrets = await asyncio.to_thread(secure, options.server, options.security)
+        self._transport = transport = Transport(options.server, secrets)
+        self._info = info = await introduce(transport, options.security, options.answer_within_s)
         loading = asyncio.ensure_future(self._thread.call(self._load))
         self._rtt_ns, drafter = await asyncio.gather(
-            shortest_round_trip(transport, options.answer_within_s, loading.done), loading
+            shortest_round_trip(transport, options.security, options.answer_within_s, loading.done), loading
         )
         if drafter is not None:
             self._drafter = drafter
@@ -163,10 +179,6 @@ class Client:
     def _tokenizers(self, info: ModelInfo) -> list[Path]:
         options = self._options
         if options.tokenizer is not None:
-            if not options.tokenizer.exists():
-                raise UserError(
-                    f"--tokenizer {options.tokenizer} does not exist: give the target's tokenizer.json"
-                )
             return [options.tokenizer]
         named = drafter_path(options.drafter)
         # The demo's would be a wrong guess for a model that has none.
@@ -183,14 +195,29 @@ class Client:
                 f"the prompt has {len(prompt)} tokens, the model's context {info.context_length}: shorten the prompt"
             )
         granted_ms = info.limits.max_patience_us / 1000
-        patience_ms = options.draft.patience_for(granted_ms) if drafting else 0.0
+        patience_ms, adaptive_ms = options.draft.patience_for(granted_ms) if drafting else (0.0, 0.0)
         if patience_ms > granted_ms:
             raise UserError(
                 f"a patience of {patience_ms:g} ms is more than the {granted_ms:g} ms that the server "
                 "grants: ask for less"
             )
         return Request(
-            prompt, options.max_new_tokens, options.sampling, stop_tokens, round(patience_ms * 1000)
+            prompt,
+            options.max_new_tokens,
+            options.sampling,
+            stop_tokens,
+            patience_us=round(patience_ms * 1000),
+            adaptive_patience_us=round(adaptive_ms * 1000),
+        )
+
+    def _failure(self, outcome: Failed, watch: OutageWatch) -> GenerationFailedError:
+        if not outcome.status.transient:
+            return GenerationFailedError(outcome.status, outcome.message)
+        tried = "" if watch.lasted_s is None else f" and did not come back in {watch.lasted_s:.1f} s"
+        return ConnectionLostError(
+            outcome.status,
+            f"the connection to {self._options.server} was lost ({watch.why}){tried}: see whether the server runs and "
+            "the network is up, then try again",
         )
 
     def _emulation(self) -> Emulation:
@@ -214,10 +241,22 @@ async def generate(
     *,
     on_text: OnText | None = None,
     on_tokens: OnTokens | None = None,
+    on_notice: OnNotice | None = None,
 ) -> GenerateResult:
     """One generation with a client of its own; see `Client`."""
     async with Client(client) as opened:
-        return await opened.generate(options, on_text=on_text, on_tokens=on_tokens)
+        return await opened.generate(options, on_text=on_text, on_tokens=on_tokens, on_notice=on_notice)
+
+
+def _both(first: Observe, second: Observe | None) -> Observe:
+    if second is None:
+        return first
+
+    def observe(now: int, event: Event) -> None:
+        first(now, event)
+        second(now, event)
+
+    return observe
 
 
 @dataclass(slots=True)

@@ -1,17 +1,25 @@
-"""Before a generation begins: is there a server, do the two sides understand each other, is there a prompt?"""
+"""Before a generation begins: are the files there, is there a server, do the two sides understand each other?"""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from edge_client.handshake import diagnose
+from edge_client.options import ClientOptions
 from edge_client.result import GenerationFailedError
+from edge_client.security import ClientSecurity
+from edge_client.sources import drafter_path, is_profiled
 from edge_client.transport import CallFailedError, Transport
 from shared.errors import ContractViolation, Status, UserError
 from shared.messages import PROTOCOL_VERSION, ModelInfo
+from shared.profiled import parse_profile
 
 MOST_PINGS: Final = 4
+LEAST_DIAGNOSIS_S: Final = 1.0
+"""What is left to find out why nobody answers, when waiting for the answer took all the time there was."""
 
 
 def check_address(server: str) -> None:
@@ -21,6 +29,21 @@ def check_address(server: str) -> None:
     host, _, port = server.rpartition(":")
     if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
         raise UserError(f"--server {server}: expected HOST:PORT, such as 127.0.0.1:50051")
+
+
+def check_files(options: ClientOptions, *, drafter_given: bool) -> None:
+    """What costs nothing to look at before a server is asked.
+
+    Raises:
+        UserError: the drafter or the tokenizer is not there, or a profile is none.
+    """
+    if is_profiled(options.drafter):
+        parse_profile(options.drafter)
+    path = drafter_path(options.drafter)
+    if path is not None and not drafter_given and not path.exists():
+        raise UserError(f"drafter {path} does not exist: give a folder with drafter.json, or an ONNX model")
+    if options.tokenizer is not None and not options.tokenizer.exists():
+        raise UserError(f"--tokenizer {options.tokenizer} does not exist: give the target's tokenizer.json")
 
 
 def check_tokens(prompt: str | tuple[int, ...], tokens: Sequence[int], info: ModelInfo) -> None:
@@ -37,17 +60,23 @@ def check_tokens(prompt: str | tuple[int, ...], tokens: Sequence[int], info: Mod
         )
 
 
-async def introduce(transport: Transport, within_s: float) -> ModelInfo:
+async def introduce(transport: Transport, security: ClientSecurity, within_s: float) -> ModelInfo:
     """The server's model, once it is sure that the two sides understand each other; else `UserError`."""
+    began = time.monotonic()
     try:
         info = await transport.get_model(within_s)
     except CallFailedError as error:
         match error.status:
             case Status.UNAVAILABLE | Status.DEADLINE_EXCEEDED:
+                left = max(within_s - (time.monotonic() - began), LEAST_DIAGNOSIS_S)
+                found = await asyncio.to_thread(diagnose, transport.server, security, transport.secrets, left)
                 raise UserError(
-                    f"no server answers at {transport.server}: start one with `cloud-server serve`, or name another "
+                    found
+                    or f"no server answers at {transport.server}: start one with `cloud-server serve`, or name another "
                     "with --server HOST:PORT"
                 ) from error
+            case Status.UNAUTHENTICATED:
+                raise UserError(_turned_away(transport.server, security)) from error
             case Status.UNIMPLEMENTED:
                 raise UserError(
                     f"the server at {transport.server} is not a Slipstream server: name another with --server HOST:PORT"
@@ -67,11 +96,22 @@ async def introduce(transport: Transport, within_s: float) -> ModelInfo:
     return info
 
 
-async def shortest_round_trip(transport: Transport, within_s: float, enough: Callable[[], bool]) -> int:
+def _turned_away(server: str, security: ClientSecurity) -> str:
+    if security.token_file is None:
+        return f"the server at {server} wants a token: give one with --token-file FILE"
+    return (
+        f"the server at {server} does not know the token of --token-file {security.token_file}: ask whoever runs it "
+        "for one"
+    )
+
+
+async def shortest_round_trip(
+    transport: Transport, security: ClientSecurity, within_s: float, enough: Callable[[], bool]
+) -> int:
     """Nanoseconds of the fastest of up to `MOST_PINGS` calls on a connection that stands; at least one is made."""
     took: list[int] = []
     while not took or (len(took) < MOST_PINGS and not enough()):
         began = time.monotonic_ns()
-        await introduce(transport, within_s)
+        await introduce(transport, security, within_s)
         took.append(time.monotonic_ns() - began)
     return min(took)

@@ -33,6 +33,12 @@ class _Due:
 
 _Fact = StreamFact | Drafted | _Due
 
+Event = StreamFact | Drafted | EdgeEffect
+"""What `Observe` is shown: a fact before the machine is told, an effect before it is performed."""
+
+Observe = Callable[[int, Event], None]
+"""Takes (monotonic ns, event). It only looks: what it raises ends the generation."""
+
 OnEmit = Callable[[Emit], int | None]
 """Takes final tokens; answers with the log position to close at, from which on tokens do not count, or with None."""
 
@@ -50,13 +56,19 @@ class EdgeDriver:
     """Runs one session over one transport. `run` is called once, on the transport's event loop."""
 
     def __init__(
-        self, session: EdgeSession, transport: Transport, brain: Brain | None, on_emit: OnEmit
+        self,
+        session: EdgeSession,
+        transport: Transport,
+        brain: Brain | None,
+        on_emit: OnEmit,
+        observe: Observe | None = None,
     ) -> None:
         """`brain`: None for a session whose policies never draft."""
         self._session = session
         self._transport = transport
         self._brain = brain
         self._on_emit = on_emit
+        self._observe = observe
         self._inbox: asyncio.Queue[_Fact] = asyncio.Queue()
         self._stream: Stream | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -91,6 +103,8 @@ class EdgeDriver:
 
     def _apply(self, fact: _Fact) -> list[EdgeEffect]:
         now = time.monotonic_ns()
+        if self._observe is not None and not isinstance(fact, _Due):
+            self._observe(now, fact)
         match fact:
             case Received(stream, message):
                 self._note(message, now)
@@ -139,6 +153,8 @@ class EdgeDriver:
     def _perform(self, effects: list[EdgeEffect]) -> None:
         close_at: int | None = None
         for effect in effects:
+            if self._observe is not None:
+                self._observe(time.monotonic_ns(), effect)
             match effect:
                 case Connect(stream, at):
                     delay = max(0, at - time.monotonic_ns()) / NANOSECONDS

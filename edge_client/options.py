@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from edge_client.policies import DraftOptions
+from edge_client.security import ClientSecurity
 from edge_client.sources import DEMO_DRAFTER
 from shared.sampling import SamplingParams
 
@@ -32,6 +33,7 @@ class ClientOptions:
     """Emulation: every drafter forward lasts at least this long."""
     answer_within_s: float = 5.0
     """How long the server may take to introduce itself."""
+    security: ClientSecurity = ClientSecurity()  # noqa: RUF009 - a frozen value
 
     def __post_init__(self) -> None:
         if self.threads < 1:

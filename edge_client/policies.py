@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from shared.policy.expansion import BestFirst, chain
-from shared.policy.pacing import Block, Streaming
+from shared.policy.agreement import Agreement, Calibrated, Claimed
+from shared.policy.expansion import BestFirst, Expansion, MarginalGain, chain
+from shared.policy.pacing import AtOnce, Block, Coalescing, Pacing, Streaming
 from shared.policy.reconnect import Reconnect
-from shared.policy.window import AdvisedWindow, FixedWindow
+from shared.policy.window import AdvisedWindow, EmaWindow, FixedWindow, MeasuredWindow, Window
 from shared.session.edge import EdgePolicies
 
 DEFAULT_PATIENCE_MS: Final = 2_000.0
 """How long synchronous speculation has the cloud wait for a block, if nothing else is said."""
+MOST_ADAPTIVE_PATIENCE_MS: Final = 200.0
+"""The server decides by what it measures, and by default it waits only where that is faster."""
 
 
 class Mode(Enum):
@@ -37,13 +40,53 @@ class Shape(Enum):
     """One candidate per place."""
 
 
+class Spread(Enum):
+    """How many branches of a tree go into one forward."""
+
+    MARGINAL = "marginal"
+    """As many as pay, by the measured cost of a forward."""
+    FIXED = "fixed"
+    """As many as there are."""
+
+
+class Pace(Enum):
+    """When drafts are sent."""
+
+    COALESCED = "coalesced"
+    """In time for the next verify step, and no faster than the uplink takes them."""
+    AT_ONCE = "at-once"
+    """After every forward."""
+
+
+class Sizing(Enum):
+    """How many nodes may be in flight."""
+
+    MEASURED = "measured"
+    """What the steps of a round trip can look at, by the server's advice; at most `window`."""
+    ADVISED = "advised"
+    """`window`, or less where the server advises less."""
+    FIXED = "fixed"
+    """`window`."""
+    EMA = "ema"
+    """DSD's rule: grows and shrinks with the acceptance, from 2 to 12."""
+
+
+class Belief(Enum):
+    """What is believed of the drafter's own estimates."""
+
+    CALIBRATED = "calibrated"
+    """As much as they were worth so far."""
+    CLAIMED = "claimed"
+    """All."""
+
+
 @dataclass(frozen=True, slots=True)
 class DraftOptions:
     """How to draft. Only speed and cost depend on it."""
 
     mode: Mode = Mode.STREAM
     shape: Shape | None = None
-    """None: a tree if the drafter can do several branches in one forward. Sync mode drafts chains."""
+    """None: a tree. Sync mode drafts chains."""
     lookahead: int = 4
     """Sync mode: tokens in a block."""
     window: int | None = None
@@ -54,9 +97,13 @@ class DraftOptions:
     """Tree: candidates for one place at most."""
     max_cost: float = 6.0
     """Tree: nats below the end of the log beyond which a node is worth nothing."""
+    spread: Spread = Spread.MARGINAL
+    pace: Pace = Pace.COALESCED
+    sizing: Sizing = Sizing.MEASURED
+    belief: Belief = Belief.CALIBRATED
     patience_ms: float | None = None
-    """How long the cloud is to wait for a draft before it decodes alone; None: not at all, in sync mode
-    `DEFAULT_PATIENCE_MS` or as long as the server grants."""
+    """How long the cloud is to wait for a draft before it decodes alone. None: as long as it finds worth while, at most
+    `MOST_ADAPTIVE_PATIENCE_MS`; in sync mode `DEFAULT_PATIENCE_MS`, or as long as the server grants."""
 
     def __post_init__(self) -> None:
         for name in ("lookahead", "window", "branches", "width"):
@@ -68,58 +115,69 @@ class DraftOptions:
         if self.patience_ms is not None and not 0.0 <= self.patience_ms < float("inf"):
             raise ValueError(f"patience_ms must be at least 0, not {self.patience_ms}")
 
-    def shape_for(self, trees: bool) -> Shape | None:
-        """The shape of the drafts with a drafter that does (or not) several branches at once; None: no drafts."""
+    def shape_for(self) -> Shape | None:
+        """The shape of the drafts; None: there are none."""
         match self.mode:
             case Mode.CLOUD:
                 return None
             case Mode.SYNC:
                 return Shape.CHAIN
             case Mode.STREAM:
-                return self.shape if self.shape is not None else Shape.TREE if trees else Shape.CHAIN
+                return Shape.TREE if self.shape is None else self.shape
 
-    def patience_for(self, granted_ms: float) -> float:
-        """Milliseconds to ask for, where the server grants at most `granted_ms`."""
+    def patience_for(self, granted_ms: float) -> tuple[float, float]:
+        """What to ask for where at most `granted_ms` are granted: a fixed patience, and the most of an adaptive one."""
         if self.patience_ms is not None:
-            return self.patience_ms
-        return min(DEFAULT_PATIENCE_MS, granted_ms) if self.mode is Mode.SYNC else 0.0
+            return self.patience_ms, 0.0
+        if self.mode is Mode.SYNC:
+            return min(DEFAULT_PATIENCE_MS, granted_ms), 0.0
+        return 0.0, min(MOST_ADAPTIVE_PATIENCE_MS, granted_ms)
 
 
-WINDOWS: Final[dict[tuple[Mode, Shape | None], int]] = {
+WINDOWS: Final[dict[Shape, int]] = {
     # Siblings are cheap guesses, and most of a tree dies with each commit: it takes more of them to cover a round trip.
-    (Mode.STREAM, Shape.TREE): 256,
-    (Mode.STREAM, Shape.CHAIN): 64,
-    (Mode.SYNC, Shape.CHAIN): 64,
-    (Mode.CLOUD, None): 1,
+    Shape.TREE: 512,
+    Shape.CHAIN: 64,
 }
-"""Nodes in flight, where nothing else is asked for."""
-
-_Maker = Callable[[DraftOptions, int, Reconnect, int], EdgePolicies]
-
-_TABLE: Final[dict[tuple[Mode, Shape | None], _Maker]] = {
-    (Mode.STREAM, Shape.TREE): lambda o, window, reconnect, context: EdgePolicies(
-        AdvisedWindow(window), Streaming(), BestFirst(o.branches, o.width, o.max_cost), reconnect, context
-    ),
-    (Mode.STREAM, Shape.CHAIN): lambda _, window, reconnect, context: EdgePolicies(
-        AdvisedWindow(window), Streaming(), chain(), reconnect, context
-    ),
-    (Mode.SYNC, Shape.CHAIN): lambda o, window, reconnect, context: EdgePolicies(
-        FixedWindow(min(o.lookahead, window)),
-        Block(min(o.lookahead, window)),
-        chain(),
-        reconnect,
-        context,
-    ),
-    (Mode.CLOUD, None): lambda _, window, reconnect, context: EdgePolicies(
-        FixedWindow(window), Streaming(), None, reconnect, context
-    ),
-}
+"""Nodes in flight at most, where nothing else is asked for."""
 
 
 def policies_for(
     options: DraftOptions, shape: Shape | None, reconnect: Reconnect, draft_context: int
 ) -> EdgePolicies:
     """Fresh policies for one session. `shape` is what `shape_for` says; None: this session never drafts."""
-    mode = Mode.CLOUD if shape is None else options.mode
-    window = WINDOWS[mode, shape] if options.window is None else options.window
-    return _TABLE[mode, shape](options, window, reconnect, draft_context)
+    if shape is None or options.mode is Mode.CLOUD:
+        return EdgePolicies(FixedWindow(1), Streaming(), None, reconnect, draft_context)
+    most = WINDOWS[shape] if options.window is None else options.window
+    if options.mode is Mode.SYNC:
+        block = min(options.lookahead, most)
+        return EdgePolicies(FixedWindow(block), Block(block), chain(), reconnect, draft_context)
+    beat = Coalescing()  # the edge's knowledge of the server's steps, whether or not it sends to their beat
+    return EdgePolicies(
+        _WINDOWS[options.sizing](most, beat),
+        _PACINGS[options.pace](beat),
+        chain() if shape is Shape.CHAIN else _EXPANSIONS[options.spread](options),
+        reconnect,
+        draft_context,
+        _AGREEMENTS[options.belief](),
+    )
+
+
+_EXPANSIONS: Final[dict[Spread, Callable[[DraftOptions], Expansion]]] = {
+    Spread.MARGINAL: lambda options: MarginalGain(options.branches, options.width, options.max_cost),
+    Spread.FIXED: lambda options: BestFirst(options.branches, options.width, options.max_cost),
+}
+_PACINGS: Final[dict[Pace, Callable[[Coalescing], Pacing]]] = {
+    Pace.COALESCED: lambda beat: beat,
+    Pace.AT_ONCE: AtOnce,
+}
+_WINDOWS: Final[dict[Sizing, Callable[[int, Coalescing], Window]]] = {
+    Sizing.MEASURED: lambda most, beat: MeasuredWindow(most, beat.steps_in_flight),
+    Sizing.ADVISED: lambda most, _: AdvisedWindow(most),
+    Sizing.FIXED: lambda most, _: FixedWindow(most),
+    Sizing.EMA: lambda _, __: EmaWindow(),
+}
+_AGREEMENTS: Final[dict[Belief, Callable[[], Agreement]]] = {
+    Belief.CALIBRATED: Calibrated,
+    Belief.CLAIMED: Claimed,
+}

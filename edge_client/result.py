@@ -48,6 +48,18 @@ class GenerationFailedError(SlipstreamError):
         self.status = status
 
 
+class ConnectionLostError(GenerationFailedError):
+    """The connection was lost and did not come back in the time that was given."""
+
+    def __init__(self, status: Status, message: str) -> None:
+        super().__init__(status, message)
+        self.message = message
+
+    def __str__(self) -> str:
+        """Says it in words; a status code adds nothing for people."""
+        return self.message
+
+
 def notes_on(
     request: Request, stats: Stats, *, longest_alone_ns: int, drafter_error: Exception | None
 ) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import grpc
 
+from edge_client.security import ClientSecrets, metadata, open_channel
 from edge_client.stats import Traffic
 from shared import wire
 from shared.errors import ContractViolation, SlipstreamError, Status
@@ -30,6 +31,8 @@ CHANNEL_OPTIONS: Final = (
     ("grpc.http2.ping_timeout_ms", 2_000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.keepalive_permit_without_calls", 1),
+    # Pings that measure a window: packets in both directions for each that carries something, which fits any window.
+    ("grpc.http2.bdp_probe", 0),
     # The default backoff comes back many seconds after an outage is over. The "min" one is how long a connection may
     # take to be made: three round trips with TLS, and over a satellite each takes 0.6 s.
     ("grpc.initial_reconnect_backoff_ms", 200),
@@ -77,14 +80,12 @@ StreamFact = Received | Ended | Crashed
 class Transport:
     """The channel to one server. Made, used and closed on one event loop."""
 
-    def __init__(self, server: str, credentials: grpc.ChannelCredentials | None = None) -> None:
-        """`server` is HOST:PORT or a gRPC target URI; without `credentials` the connection is not encrypted."""
+    def __init__(self, server: str, secrets: ClientSecrets | None = None) -> None:
+        """`server` is HOST:PORT or a gRPC target URI; without `secrets` the connection is in plain text."""
         self.server = server
-        self._channel = (
-            grpc.aio.insecure_channel(server, options=CHANNEL_OPTIONS)
-            if credentials is None
-            else grpc.aio.secure_channel(server, credentials, options=CHANNEL_OPTIONS)
-        )
+        self.secrets = secrets if secrets is not None else ClientSecrets()
+        self._metadata = metadata(self.secrets)
+        self._channel = open_channel(server, self.secrets, CHANNEL_OPTIONS)
         self._stub = pb_grpc.SlipstreamStub(self._channel)
 
     async def get_model(self, deadline_s: float) -> ModelInfo:
@@ -95,14 +96,16 @@ class Transport:
             ContractViolation: the answer is not one of this version.
         """
         try:
-            model = await self._stub.GetModel(pb.GetModelRequest(), timeout=deadline_s)
+            model = await self._stub.GetModel(
+                pb.GetModelRequest(), timeout=deadline_s, metadata=self._metadata
+            )
         except grpc.aio.AioRpcError as error:
             raise CallFailedError(_status(error.code()), error.details() or "no details") from error
         return wire.model_info_from_wire(model)
 
     def decode(self, number: int, traffic: Traffic, post: Callable[[StreamFact], None]) -> Stream:
         """Open a stream that calls itself `number` in everything it posts. Messages may be sent at once."""
-        return Stream(number, self._stub.Decode(), traffic, post)
+        return Stream(number, self._stub.Decode(metadata=self._metadata), traffic, post)
 
     async def close(self) -> None:
         """End the channel, and with it every stream."""

@@ -36,7 +36,7 @@ class FailingWorker(ProfiledWorker):
     def step(self, step: Step) -> StepOutcome:
         if self.failing(step):
             self.failures += 1
-            self._states.clear()  # a worker that raised holds no KV
+            self._facts.forget_all()  # a worker that raised holds no KV
             raise MemoryError("no room on the device")
         return super().step(step)
 
@@ -52,6 +52,19 @@ async def test_a_failed_step_ends_its_sessions_and_no_other(caplog: pytest.LogCa
         await is_served(client)
     assert "no room on the device" in caplog.text
     assert not any(token in caplog.text for token in ("871", "872"))  # logs never show tokens
+
+
+async def test_only_the_session_that_breaks_the_worker_ends() -> None:
+    """Six sessions in one step: whoever it is, the other five go on to their last token."""
+    poison, armed = 444, asyncio.Event()
+    failing = FailingWorker(lambda step: armed.is_set() and any(item.log[0] == poison for item in step.items))
+    async with attacked(failing) as (up, client):
+        streams = [await client.open(opening((first, 871), new=40)) for first in (1, 2, 3, poison, 5, 6)]
+        await until(lambda: up.metrics.committed_tokens > 12)
+        armed.set()
+        codes = [(await status(stream))[0] for stream in streams]
+    assert codes == [Code.OK] * 3 + [Code.INTERNAL] + [Code.OK] * 2
+    assert 2 <= failing.failures <= 4  # all of them, a half, a quarter, alone
 
 
 async def test_a_worker_that_always_fails_is_asked_no_more_than_there_are_sessions() -> None:

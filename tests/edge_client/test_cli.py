@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -22,6 +23,8 @@ from tests.edge_client.fake_cloud import PROFILE, FakeCloud, Faults, info, serve
 
 DRAFTER = "profiled:acceptance=0.8,draft_ms=0.2,vocabulary_size=1000,context_length=2000"
 PAIR = ProfiledPair(PROFILE)
+CERTIFICATES = Path(__file__).parents[1] / "e2e" / "certificates"
+CERTIFICATE, OTHER_KEY = str(CERTIFICATES / "server.crt"), str(CERTIFICATES / "client.key")
 
 
 @dataclass(frozen=True)
@@ -239,6 +242,17 @@ def test_what_the_user_can_mend_is_one_line(
         (("--drafter", "/no/such/drafter"), "does not exist"),
         (("--drafter", "profiled:speed=2"), "speed"),
         (("--drafter", "none", "--tokenizer", "/no/such/file"), "does not exist"),
+        (("--drafter", "none", "--token-file", "/no/such/file"), "cannot be read"),
+        (("--drafter", "none", "--token-file", os.devnull), "no token"),
+        (("--drafter", "none", "--tls-ca", os.devnull), "--tls-ca /dev/null is not a certificate"),
+        (("--drafter", "none", "--tls-cert", CERTIFICATE), "--tls-cert without --tls-key"),
+        (("--drafter", "none", "--tls-cert", CERTIFICATE, "--tls-key", OTHER_KEY), "is not the key of"),
+        (("--drafter", "none", "--server", "name.invalid:1"), "name.invalid cannot be resolved"),
+        (("--drafter", "none", "--tls", "--server", "name.invalid:1"), "name.invalid cannot be resolved"),
+        (
+            ("--drafter", "none", "--server", "192.0.2.1:1"),
+            "is another machine and the connection is not encrypted",
+        ),
     ],
 )
 async def test_a_wrong_name_is_one_line(cloud: FakeCloud, arguments: tuple[str, ...], found: str) -> None:
@@ -251,6 +265,8 @@ async def test_a_wrong_name_is_one_line(cloud: FakeCloud, arguments: tuple[str, 
 async def test_no_server_fails_fast() -> None:
     async with serve(FakeCloud()) as address:
         pass  # the port was free a moment ago, and nobody listens on it now
+    wrong = await run("abc", "--server", address, "--drafter", "/no/such/drafter")
+    assert "/no/such/drafter does not exist" in wrong.line, "what costs nothing is looked at before"
     ended = await run("abc", "--server", address, "--drafter", "none")
     assert f"no server answers at {address}: start one with `cloud-server serve`" in ended.line
     assert ended.code == 2
@@ -267,8 +283,8 @@ async def test_a_file_that_is_no_model_is_one_line(cloud: FakeCloud, tmp_path: P
     ("status", "code"),
     [
         (Status.RESOURCE_EXHAUSTED, 2),
+        (Status.UNAUTHENTICATED, 2),
         (Status.INTERNAL, 1),
-        (Status.UNAVAILABLE, 1),
     ],
 )
 async def test_how_a_server_says_no(status: Status, code: int) -> None:
@@ -282,7 +298,50 @@ async def test_a_failure_after_some_text_keeps_the_text() -> None:
     faults = Faults(break_after={1: 3} | dict.fromkeys(range(2, 500), 1))
     async with serve(FakeCloud(faults=faults)) as address:
         ended = await run("abc", "--server", address, "--mode", "cloud", "--give-up-after", "0.2")
-    assert ended == Ended(1, shown("abc", 2) + "\n", "edge-client: broken by the test (UNAVAILABLE)\n")
+    assert (ended.code, ended.out) == (1, shown("abc", 2) + "\n")
+    lost, given_up = ended.err.splitlines()
+    assert lost == "edge-client: connection lost (broken by the test), trying again for 1 s"
+    assert re.fullmatch(
+        rf"edge-client: the connection to {address} was lost \(broken by the test\) and did not come back in 0\.\d s: "
+        "see whether the server runs and the network is up, then try again",
+        given_up,
+    )
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+async def test_a_server_that_comes_back_is_told_and_the_text_goes_on(form: tuple[str, ...]) -> None:
+    slow = dataclasses.replace(PROFILE, step_ms=5.0)
+    first, second = FakeCloud(slow), FakeCloud(slow)
+    async with serve(first) as address:
+        common = ("abc", "--server", address, "--drafter", "none", "--max-new-tokens", "200")
+        process = await start(*common, *form)
+        assert process.stderr is not None
+        await first.until(lambda: bool(first.received) and len(first.received[0]) > 1)
+        await first.shut()
+        async with asyncio.timeout(20):
+            lost = await process.stderr.readline()  # at once, while nobody is there
+        async with serve(second, int(address.rpartition(":")[2])):
+            async with asyncio.timeout(40):
+                out, back = await process.communicate()
+    assert re.fullmatch(rb"edge-client: connection lost \([a-z ]+\), trying again for 30 s\n", lost), lost
+    assert re.fullmatch(rb"edge-client: connected again after \d+\.\d s\n", back), back
+    assert process.returncode == 0
+    text = json.loads(out)["text"] if form else out.decode().rstrip("\n")
+    assert text == shown("abc", 200)
+
+
+async def test_a_server_that_is_gone_is_told_in_plain_words() -> None:
+    slow = FakeCloud(dataclasses.replace(PROFILE, step_ms=5.0))
+    async with serve(slow) as address:
+        process = await start("abc", "--server", address, "--mode", "cloud", "--give-up-after", "0.3")
+        await slow.until(lambda: bool(slow.received))
+        await slow.shut()
+        async with asyncio.timeout(40):
+            _, err = await process.communicate()
+    assert process.returncode == 1
+    last = err.decode().splitlines()[-1]
+    assert f"the connection to {address} was lost (nobody answers there)" in last
+    assert not any(jargon in last for jargon in ("UNAVAILABLE", "ipv4", "UNKNOWN", "failed to connect"))
 
 
 @pytest.mark.parametrize("more", [(), ("--mode", "sync", "--draft-floor-ms", "3600000", "--json")])

@@ -40,7 +40,7 @@ SYNC = DraftOptions(mode=Mode.SYNC, lookahead=3)
 
 def profiled(profile: Profile = PROFILE) -> str:
     fields = dataclasses.asdict(profile) | {"iid": str(profile.iid).lower()}
-    return "profiled:" + ",".join(f"{name}={value}" for name, value in fields.items())
+    return "profiled:" + ",".join(f"{name}={value}" for name, value in fields.items() if value is not None)
 
 
 def options(address: str, profile: Profile = PROFILE, **more: object) -> ClientOptions:
