@@ -1,1 +1,1 @@
-"""WAN emulation without privileges: a TCP proxy with the simulator's own link model."""
+"""WAN emulation with the simulator's own link model: packets where the machine allows it, streams anywhere."""

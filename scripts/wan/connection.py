@@ -13,32 +13,17 @@ import socket
 import struct
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, cast
 
 from scripts.wan.lane import End, Item, Lane
+from scripts.wan.traffic import Traffic
 
 LINGER_NONE: Final = struct.pack("ii", 1, 0)
 """SO_LINGER with no time: closing sends a reset."""
+READ_BYTES: Final = 64 << 10
+"""What the kernel may take from a sender while its lane is full: megabytes there would hide a rate from it."""
 WRITE_BYTES: Final = 64 << 10
 """What may wait in this process for a receiver that does not read."""
-
-
-@dataclass(slots=True)
-class Traffic:
-    """What came out of the link so far."""
-
-    bytes_up: int = 0
-    bytes_down: int = 0
-    connections: int = 0
-
-    def up(self, size: int) -> None:
-        """Towards the target."""
-        self.bytes_up += size
-
-    def down(self, size: int) -> None:
-        """Back."""
-        self.bytes_down += size
 
 
 class Connection:
@@ -88,6 +73,8 @@ class Connection:
         else:
             self._connecting = None
             self.edge.resume()
+            # Old event loops ignore a pause before the first read: what came by then is on the lane already.
+            self._up.deliver()
 
     def lost(self, side: Side) -> None:
         """A socket broke: the other end learns it at the far end of the link."""
@@ -234,7 +221,9 @@ class Side(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
-        self.transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock = cast("socket.socket", self.transport.get_extra_info("socket"))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, READ_BYTES)
         self.transport.set_write_buffer_limits(high=WRITE_BYTES)
         self._open, self.blocked = True, False
         self._connection.made(self)

@@ -7,19 +7,13 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from dataclasses import replace
 from typing import Final
 
-from scripts.wan.profiles import Handover
-from shared.link import NANOSECONDS_PER_MS, LinkClock, LinkProfile
-from shared.profiled import unit
+from shared.link import SEGMENT_BYTES, Bottleneck, LinkClock, LinkProfile
+from shared.profiled import mix, unit
 
 UNLIMITED_BYTES: Final = 16 << 20
 """Room of a link without a rate: 16 MiB in 300 ms is still half a gigabit per second."""
-SEGMENT_BYTES: Final = 1448
-"""What an Ethernet frame carries of a TCP stream. A link with a rate hands over long reads in such pieces."""
-QUEUE_BYTES: Final = 64 << 10
-"""Room beyond the bandwidth-delay product, as a bottleneck's own queue has it."""
 
 
 class End(enum.Enum):
@@ -34,12 +28,12 @@ class End(enum.Enum):
 Item = bytes | End
 
 
-def room_bytes(profile: LinkProfile, handover: Handover | None = None) -> int:
-    """How much a link holds before its sender has to wait: bandwidth-delay product plus a queue."""
+def room_bytes(profile: LinkProfile) -> int:
+    """How much a link holds before its sender has to wait: bandwidth-delay product plus its queue."""
     if not profile.kbit_per_s:
         return UNLIMITED_BYTES
-    delay_ms = profile.delay_ms + profile.jitter_ms + (handover.extra_rtt_ms / 2 if handover else 0.0)
-    return round(profile.kbit_per_s * delay_ms / 8) + QUEUE_BYTES
+    delay_ms = profile.delay_ms + profile.jitter_ms + profile.handover_ms
+    return round(profile.kbit_per_s * delay_ms / 8) + profile.queue_bytes
 
 
 class Lane:
@@ -47,9 +41,8 @@ class Lane:
 
     __slots__ = (
         "_clock",
-        "_handover",
+        "_fate",
         "_items",
-        "_long",
         "_offset",
         "_piece",
         "_profile",
@@ -58,19 +51,25 @@ class Lane:
         "queued_bytes",
     )
 
-    def __init__(self, profile: LinkProfile, salt: int, handover: Handover | None = None) -> None:
-        """`salt` keys the jitter: lanes with equal salts delay equal bytes equally."""
-        self._clock = LinkClock(profile)
+    def __init__(
+        self,
+        profile: LinkProfile,
+        salt: int,
+        *,
+        round_trip_ms: float | None = None,
+        begun: int = 0,
+        bottleneck: Bottleneck | None = None,
+    ) -> None:
+        """`salt` keys jitter and loss: lanes with equal salts treat equal bytes equally. The rest: see `LinkClock`."""
+        self._clock = LinkClock(profile, round_trip_ms=round_trip_ms, begun=begun, bottleneck=bottleneck)
         self._profile = profile
-        self._handover = handover
-        extra = handover.extra_rtt_ms / 2 if handover else 0.0
-        self._long = replace(profile, delay_ms=profile.delay_ms + extra)
         self._salt = salt
+        self._fate = mix(salt ^ 1)
         # A millisecond's worth at high rates: one write per frame would cost more than it shows.
         self._piece = (
             max(SEGMENT_BYTES, round(profile.kbit_per_s / 8)) if profile.kbit_per_s else UNLIMITED_BYTES
         )
-        self._room = room_bytes(profile, handover)
+        self._room = room_bytes(profile)
         self._items: deque[tuple[int, Item]] = deque()
         self._offset = 0
         self.queued_bytes = 0
@@ -108,11 +107,10 @@ class Lane:
 
     def _push(self, now: int, item: Item) -> None:
         size = len(item) if isinstance(item, bytes) else 0
-        if self._handover is not None:
-            away = now % round(self._handover.every_s * 1e9) < self._handover.lasts_ms * NANOSECONDS_PER_MS
-            self._clock.profile = self._long if away else self._profile
         # Keyed by the place in the stream, not by a count of reads, which differs from run to run.
-        due = self._clock.arrival(now, size, unit(self._salt, self._offset))
+        draw = unit(self._salt, self._offset)
+        fate = unit(self._fate, self._offset) if self._profile.loss and size else 1.0
+        due = self._clock.arrival(now, size, draw, fate)
         self._offset += size
         self.queued_bytes += size
         self._items.append((due, item))

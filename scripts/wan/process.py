@@ -1,42 +1,41 @@
-"""The proxy in a process of its own, with its verbs: neither the edge's nor the server's event loop disturbs it."""
+"""An emulator in a process of its own, with its verbs: neither the edge's nor the server's event loop disturbs it."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from scripts.processes import Child, ChildError, child, python
-from scripts.wan.connection import Traffic
+from scripts.wan.profile_file import profile_to_json
 from scripts.wan.profiles import WanProfile
+from scripts.wan.traffic import Traffic
 
-ANSWER_S = 5.0
+ANSWER_S = 10.0
 """How long a verb may take."""
 
 
 @dataclass(frozen=True, slots=True)
-class WanProcess:
-    """A running proxy."""
+class EmulatorProcess:
+    """A running emulator of any kind."""
 
     process: Child
 
-    @property
-    def address(self) -> str:
-        """HOST:PORT to connect to instead of the target's."""
-        return self.process.address
+    def reach(self, server: str) -> str:
+        """HOST:PORT at the edge's end behind which `server` is."""
+        return self._ask(f"reach {server}")
 
     def hold(self, seconds: float) -> None:
-        """See `DelayProxy.hold`."""
-        self._ask(f"hold {seconds}")
+        """For that long nothing comes out of the link at either end."""
+        self._ask(f"hold {seconds:f}")
 
     def cut(self) -> int:
-        """See `DelayProxy.cut`."""
+        """Reset every connection at both ends; returns how many."""
         return int(self._ask("cut"))
 
     def traffic(self) -> Traffic:
         """What came out of the link so far."""
-        return Traffic(**json.loads(self._ask("traffic")))
+        return Traffic.from_json(self._ask("traffic"))
 
     def _ask(self, verb: str) -> str:
         self.process.write(verb)
@@ -46,6 +45,26 @@ class WanProcess:
         return rest
 
 
+@dataclass(frozen=True, slots=True)
+class WanProcess(EmulatorProcess):
+    """A running proxy to one target."""
+
+    address: str
+    """HOST:PORT to connect to instead of the target's."""
+
+
+@contextlib.contextmanager
+def emulator_process(enforcer: str, profile: WanProfile, seed: int = 0) -> Iterator[EmulatorProcess]:
+    """An emulator while the block is entered.
+
+    Raises:
+        ChildError: it does not come up.
+    """
+    command = python("-m", "scripts.wan", "serve", enforcer, profile_to_json(profile), "--seed", str(seed))
+    with child("WAN emulator", command) as process:
+        yield EmulatorProcess(process)
+
+
 @contextlib.contextmanager
 def wan_process(target: str, profile: WanProfile, seed: int = 0) -> Iterator[WanProcess]:
     """A proxy to `target` (HOST:PORT) while the block is entered.
@@ -53,15 +72,5 @@ def wan_process(target: str, profile: WanProfile, seed: int = 0) -> Iterator[Wan
     Raises:
         ChildError: it does not come up.
     """
-    figures = ("rtt_ms", "jitter_ms", "up_kbit", "down_kbit")
-    options = [
-        part for name in figures for part in (f"--{name.replace('_', '-')}", str(getattr(profile, name)))
-    ]
-    if profile.handover is not None:
-        handover = profile.handover
-        options += ["--handover", f"{handover.every_s},{handover.lasts_ms},{handover.extra_rtt_ms}"]
-    command = python(
-        "-m", "scripts.wan", "proxy", "--target", target, "--seed", str(seed), "--control", *options
-    )
-    with child("WAN emulator", command) as process:
-        yield WanProcess(process)
+    with emulator_process("proxy", profile, seed) as emulator:
+        yield WanProcess(emulator.process, emulator.reach(target))

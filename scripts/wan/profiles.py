@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Final
 
 from shared.errors import UserError
-from shared.link import LinkProfile
+from shared.link import Jitter, LinkProfile, Schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,39 +18,75 @@ class Handover:
     every_s: float
     lasts_ms: float
     extra_rtt_ms: float
+    offset_s: float = 0.0
+    """When the first one begins."""
 
 
 @dataclass(frozen=True, slots=True)
 class WanProfile:
-    """A network as one edge sees it. Both directions take half of the round trip and half of its jitter."""
+    """A network as one edge sees it. Without figures of its own, the way up takes half of the round trip's."""
 
     rtt_ms: float
     jitter_ms: float = 0.0
-    """Greatest deviation of a round trip from `rtt_ms`: each direction adds a uniform draw of half of it."""
+    """Spread of a round trip's delay, the sum of both directions' `LinkProfile.jitter_ms`."""
     down_kbit: float = 0.0
     """Rate towards the edge; 0: unlimited."""
     up_kbit: float = 0.0
     """Rate towards the cloud; 0: unlimited."""
     loss_percent: float = 0.0
-    """Told for comparison and never applied: a TCP proxy cannot lose a segment."""
+    """Share of packets lost, each way."""
     handover: Handover | None = None
     source: str = ""
+    jitter: Jitter = Jitter.UNIFORM
+    outage: Schedule | None = None
+    """Nothing passes meanwhile, either way."""
+    up_delay_ms: float | None = None
+    """How much of `rtt_ms` lies on the way up; None: half of it."""
+    up_jitter_ms: float | None = None
+    """How much of `jitter_ms` lies on the way up; None: half of it."""
+    up_loss_percent: float | None = None
+    """Loss on the way up; None: `loss_percent`."""
 
     @property
     def up(self) -> LinkProfile:
         """Edge to cloud."""
-        return LinkProfile(self.rtt_ms / 2, self.jitter_ms / 2, self.up_kbit)
+        delay_ms = self.rtt_ms / 2 if self.up_delay_ms is None else self.up_delay_ms
+        jitter_ms = self.jitter_ms / 2 if self.up_jitter_ms is None else self.up_jitter_ms
+        loss = self.loss_percent if self.up_loss_percent is None else self.up_loss_percent
+        return self._way(delay_ms, jitter_ms, self.up_kbit, loss)
 
     @property
     def down(self) -> LinkProfile:
         """Cloud to edge."""
-        return LinkProfile(self.rtt_ms / 2, self.jitter_ms / 2, self.down_kbit)
+        up = self.up
+        return self._way(
+            self.rtt_ms - up.delay_ms, self.jitter_ms - up.jitter_ms, self.down_kbit, self.loss_percent
+        )
+
+    @property
+    def ideal(self) -> bool:
+        """Whether the network does nothing."""
+        return self.up.nothing and self.down.nothing
+
+    def _way(self, delay_ms: float, jitter_ms: float, kbit: float, loss_percent: float) -> LinkProfile:
+        handover = self.handover
+        return LinkProfile(
+            delay_ms,
+            jitter_ms,
+            kbit,
+            jitter=self.jitter,
+            loss=loss_percent / 100,
+            outage=self.outage,
+            handover=Schedule(handover.every_s, handover.lasts_ms, handover.offset_s) if handover else None,
+            handover_ms=handover.extra_rtt_ms / 2 if handover else 0.0,
+        )
 
 
 _ERRANT = "ERRANT, emulation models of European mobile networks (github.com/marty90/errant)"
 
 PROFILES: Final[Mapping[str, WanProfile]] = MappingProxyType(
     {
+        "ideal": WanProfile(0.0, source="no network at all: what the emulator itself costs"),
         "lan": WanProfile(1.0, source="assumed: a quiet switched network"),
         "wifi": WanProfile(
             20.0, 8.0, loss_percent=0.2, source="assumed: a home access point and a near data centre"
@@ -69,7 +105,7 @@ PROFILES: Final[Mapping[str, WanProfile]] = MappingProxyType(
             50.0,
             7.0,
             loss_percent=0.5,
-            handover=Handover(every_s=15.0, lasts_ms=200.0, extra_rtt_ms=40.0),
+            handover=Handover(every_s=15.0, lasts_ms=200.0, extra_rtt_ms=40.0, offset_s=5.0),
             source="APNIC's measurements of Starlink, which reassigns satellites every 15 s",
         ),
         "geo": WanProfile(
@@ -81,12 +117,13 @@ PROFILES: Final[Mapping[str, WanProfile]] = MappingProxyType(
 )
 
 
-def find_profile(name: str) -> WanProfile:
-    """The profile of that name.
+def find_profile(name: str, more: Mapping[str, WanProfile] | None = None) -> WanProfile:
+    """The profile of that name, of those built in or of `more`, which come first.
 
     Raises:
         UserError: there is none.
     """
-    if name not in PROFILES:
-        raise UserError(f"there is no network profile {name!r}: choose one of {', '.join(PROFILES)}")
-    return PROFILES[name]
+    known = {**PROFILES, **(more or {})}
+    if name not in known:
+        raise UserError(f"there is no network profile {name!r}: choose one of {', '.join(known)}")
+    return known[name]

@@ -1,101 +1,103 @@
 """A TCP proxy that makes loopback behave like a wide-area link: delay, jitter, rate, order, outages.
 
 Timing. Python's epoll and poll loops round timers to milliseconds and uvloop's timers have that granularity; `select`
-takes microseconds. `run` therefore gives the proxy a select loop of its own, in a process of its own
+takes microseconds. `run_exact` therefore gives the proxy a select loop of its own, in a process of its own
 (`scripts.wan.process`), where an arrival is late by 0.1 to 0.2 ms on an idle machine and never early. Inside another
 loop the proxy is correct but as coarse as that loop's timers. `select` takes file descriptors up to 1023, about 500
 connections.
 
 What a TCP proxy cannot show: the handshake is not delayed (the kernel on this machine completes it), and no segment is
-ever lost, so neither retransmission nor congestion control is felt. Loss on a real link appears as a wait: `hold`.
+ever lost, so neither retransmission nor congestion control is felt. Loss appears as the wait that TCP's repetition
+would take (`shared.link`), an approximation.
 """
 
 from __future__ import annotations
 
 import asyncio
 import selectors
+import signal
+import socket
+import sys
 import time
 from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Self
 
-from scripts.wan.connection import Connection, Traffic
+from scripts.wan.connection import Connection
 from scripts.wan.lane import Lane
-from scripts.wan.profiles import Handover
+from scripts.wan.select_loop import be_punctual
+from scripts.wan.traffic import Traffic
+from scripts.wan.verbs import perform
 from shared.errors import UserError
-from shared.link import LinkProfile
+from shared.link import Bottleneck, LinkProfile
 from shared.profiled import mix
 
 
-def run(main: Coroutine[Any, Any, None]) -> None:
+def run_exact(main: Coroutine[Any, Any, None]) -> None:
     """Run `main` on a loop whose timers are exact to the kernel's timer slack."""
+    be_punctual()
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())) as runner:
         runner.run(main)
 
 
-class DelayProxy:
-    """Listens while it is entered; every connection to `address` becomes one to `target` over the link."""
+def stream_salt(seed: int, connection: int, way: int) -> int:
+    """What keys a connection's jitter and loss in one direction (0: up, 1: down)."""
+    return mix(mix(mix(seed) ^ connection) ^ way)
 
-    def __init__(
-        self,
-        target: str,
-        up: LinkProfile,
-        down: LinkProfile,
-        seed: int = 0,
-        *,
-        listen: str = "127.0.0.1:0",
-        handover: Handover | None = None,
-    ) -> None:
+
+class DelayProxy:
+    """While it is entered, every connection to an address that `reach` gave becomes one to its target over the link."""
+
+    def __init__(self, up: LinkProfile, down: LinkProfile, seed: int = 0) -> None:
         """Args:
-        target: HOST:PORT.
         up: from whoever connects to the target.
         down: back.
-        seed: keys the jitter, with the connection's number, the direction and the place in the stream.
-        listen: HOST:PORT; port 0 picks a free one.
+        seed: keys the jitter and the loss, with the connection's number, the direction and the place in the stream.
         """
-        self.target = parse_address(target, "--target")
         self.traffic = Traffic()
-        self._listen = parse_address(listen, "--listen")
         self._links = (up, down)
-        self._handover = handover
+        self._round_trip_ms = up.delay_ms + down.delay_ms
+        self._bottlenecks = (Bottleneck(), Bottleneck())
         self._seed = seed
+        self._begun = time.monotonic_ns()
         self._connections: set[Connection] = set()
-        self._server: asyncio.Server | None = None
+        self._addresses: dict[tuple[str, int], str] = {}
+        self._servers: list[asyncio.Task[asyncio.Server]] = []
         self._held_until = 0
 
-    @property
-    def address(self) -> str:
-        """HOST:PORT that it listens on."""
-        if self._server is None:
-            raise RuntimeError("the proxy has not been entered")
-        host, port = self._server.sockets[0].getsockname()[:2]
-        return f"{host}:{port}"
-
     async def __aenter__(self) -> Self:
-        """Listen.
-
-        Raises:
-            UserError: the address cannot be listened on.
-        """
-        loop = asyncio.get_running_loop()
-        try:
-            self._server = await loop.create_server(self._accept, *self._listen)
-        except OSError as error:
-            raise UserError(
-                f"cannot listen on {self._listen[0]}:{self._listen[1]}: {error.strerror}"
-            ) from error
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            (await server).close()
         self.cut()
         await asyncio.sleep(0)  # asyncio closes the sockets in its next round
 
+    def reach(self, server: tuple[str, int], listen: tuple[str, int] = ("127.0.0.1", 0)) -> str:
+        """HOST:PORT behind which `server` is from now on; `listen` with port 0 picks a free one.
+
+        Raises:
+            UserError: the address cannot be listened on.
+        """
+        if server not in self._addresses:
+            family = socket.AF_INET6 if ":" in listen[0] else socket.AF_INET
+            try:
+                sock = socket.create_server(listen, family=family)
+            except OSError as error:
+                raise UserError(f"cannot listen on {listen[0]}:{listen[1]}: {error.strerror}") from error
+            # Whoever connects before asyncio accepts waits in the kernel's queue.
+            loop = asyncio.get_running_loop()
+            serving = loop.create_server(lambda: self._accept(server), sock=sock)
+            self._servers.append(loop.create_task(serving))
+            host, port = sock.getsockname()[:2]
+            self._addresses[server] = f"{host}:{port}"
+        return self._addresses[server]
+
     def hold(self, seconds: float) -> None:
-        """An outage: for that long nothing comes out at either end, on present and on new connections."""
+        """For that long nothing comes out at either end, on present and on new connections; nothing is lost."""
         self._held_until = max(self._held_until, time.monotonic_ns() + round(seconds * 1e9))
         for connection in self._connections:
             connection.hold(self._held_until)
@@ -107,24 +109,45 @@ class DelayProxy:
             connection.abort()
         return len(connections)
 
-    def _accept(self) -> asyncio.Protocol:
+    def _accept(self, server: tuple[str, int]) -> asyncio.Protocol:
         number = self.traffic.connections
         self.traffic.connections += 1
-        salt = mix(mix(self._seed) ^ number)
-        lanes = [Lane(link, mix(salt ^ way), self._handover) for way, link in enumerate(self._links)]
-        connection = Connection(self.target, lanes[0], lanes[1], self.traffic, self._connections.discard)
+        up, down = (
+            Lane(
+                link,
+                stream_salt(self._seed, number, way),
+                round_trip_ms=self._round_trip_ms,
+                begun=self._begun,
+                bottleneck=self._bottlenecks[way],
+            )
+            for way, link in enumerate(self._links)
+        )
+        connection = Connection(server, up, down, self.traffic, self._connections.discard)
         self._connections.add(connection)
         connection.hold(self._held_until)
         return connection.edge
 
 
-def parse_address(text: str, option: str) -> tuple[str, int]:
-    """HOST:PORT as a pair.
+async def serve_proxy(proxy: DelayProxy, *, control: bool) -> None:
+    """Run until SIGINT or SIGTERM; with `control` also obey the verbs on standard input, until it ends."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopped.set)
+    if control:
+        verbs = asyncio.create_task(_obey(proxy))
+        verbs.add_done_callback(lambda _: stopped.set())
+        await stopped.wait()
+        if verbs.done():
+            verbs.result()
+        verbs.cancel()
+    else:
+        await stopped.wait()
 
-    Raises:
-        UserError: it is something else.
-    """
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
-        raise UserError(f"{option} {text}: expected HOST:PORT, such as 127.0.0.1:50051")
-    return host, int(port)
+
+async def _obey(proxy: DelayProxy) -> None:
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    while line := await reader.readline():
+        print(perform(proxy, line.decode()), flush=True)

@@ -6,10 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scripts.wan.lane import QUEUE_BYTES, SEGMENT_BYTES, End, Item, Lane, room_bytes
-from scripts.wan.profiles import PROFILES, Handover, find_profile
-from shared.errors import UserError
-from shared.link import LinkProfile
+from scripts.wan.lane import End, Item, Lane, room_bytes
+from shared.link import SEGMENT_BYTES, Bottleneck, LinkProfile
 
 MS = 1_000_000
 
@@ -94,7 +92,7 @@ def test_a_long_read_comes_out_at_the_rate_and_not_at_its_end():
 
 def test_room_is_the_bandwidth_delay_product_and_a_queue():
     profile = LinkProfile(50.0, 10.0, 8000.0)
-    assert room_bytes(profile) == 60_000 + QUEUE_BYTES
+    assert room_bytes(profile) == 60_000 + profile.queue_bytes
     lane = Lane(profile, salt=1)
     lane.push(0, bytes(room_bytes(profile) - 1))
     assert not lane.full
@@ -118,21 +116,23 @@ def test_an_outage_holds_what_is_on_its_way_and_what_comes():
     assert lane.next_due() == 610 * MS
 
 
-def test_a_handover_makes_the_path_longer_for_a_while():
-    lane = Lane(LinkProfile(25.0), 1, Handover(every_s=15.0, lasts_ms=200.0, extra_rtt_ms=40.0))
-    for at, due in ((100, 145), (1000, 1025), (15_100, 15_145), (15_300, 15_325)):
-        lane.push(at * MS, b"x")
-        assert lane.next_due() == due * MS
-        lane.pop(due * MS)
+def test_connections_share_the_links_rate():
+    bottleneck = Bottleneck()
+    lanes = [Lane(LinkProfile(0.0, 0.0, 1000.0), salt, bottleneck=bottleneck) for salt in (1, 2)]
+    for lane in lanes:
+        lane.push(0, bytes(1000))
+    assert [lane.next_due() for lane in lanes] == [8 * MS, 16 * MS]
 
 
-def test_every_profile_halves_its_round_trip():
-    for profile in PROFILES.values():
-        assert profile.up.delay_ms + profile.down.delay_ms == profile.rtt_ms
-        assert profile.up.jitter_ms + profile.down.jitter_ms == profile.jitter_ms <= profile.rtt_ms
-        assert profile.source
+def test_loss_makes_the_stream_wait_and_is_keyed():
+    def dues(salt: int, loss: float) -> list[int]:
+        lane = Lane(LinkProfile(20.0, loss=loss), salt)
+        for number in range(300):
+            lane.push(number * 1000 * MS, b"x" * 100)
+        return [due - number * 1000 * MS for number, (due, _) in enumerate(drain(lane))]
 
-
-def test_an_unknown_profile_is_named_with_those_there_are():
-    with pytest.raises(UserError, match=r"'modem'.*lan, wifi"):
-        find_profile("modem")
+    assert set(dues(1, 0.0)) == {20 * MS}
+    late = [due for due in dues(1, 0.1) if due > 20 * MS]
+    assert 15 <= len(late) <= 50
+    assert min(late) == (20 + 40 + 200) * MS  # alone in flight: TCP's time-out
+    assert dues(1, 0.1) == dues(1, 0.1) != dues(2, 0.1)

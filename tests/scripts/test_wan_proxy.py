@@ -11,12 +11,21 @@ import time
 
 import pytest
 
-from scripts.wan.__main__ import combine, perform
-from scripts.wan.proxy import DelayProxy, parse_address
+from scripts.wan.__main__ import combine
+from scripts.wan.addresses import parse_address
+from scripts.wan.proxy import DelayProxy
+from scripts.wan.verbs import perform
 from shared.errors import UserError
 from shared.link import LinkProfile
 
 NONE = LinkProfile()
+
+
+@contextlib.asynccontextmanager
+async def proxying(target, up, down, seed=0):
+    async with DelayProxy(up, down, seed) as proxy:
+        proxy.address = proxy.reach(parse_address(target, "target"))
+        yield proxy
 
 
 @contextlib.asynccontextmanager
@@ -62,7 +71,7 @@ async def until(condition, deadline_s=10.0):
 async def test_random_chunks_come_back_whole_and_in_order(link):
     source = random.Random(1)
     chunks = [source.randbytes(source.choice([1, 7, 300, 20_000])) for _ in range(150)]
-    async with echo() as target, DelayProxy(target, link, link, seed=3) as proxy:
+    async with echo() as target, proxying(target, link, link, seed=3) as proxy:
         reader, writer = await connect(proxy.address)
 
         async def send():
@@ -88,7 +97,7 @@ async def test_random_chunks_come_back_whole_and_in_order(link):
 
 
 async def test_nothing_is_early():
-    async with echo() as target, DelayProxy(target, LinkProfile(20.0), LinkProfile(10.0)) as proxy:
+    async with echo() as target, proxying(target, LinkProfile(20.0), LinkProfile(10.0)) as proxy:
         reader, writer = await connect(proxy.address)
         for _ in range(5):
             begun = time.monotonic()
@@ -100,7 +109,7 @@ async def test_nothing_is_early():
 
 async def test_without_a_delay_nothing_is_late_control():
     """Negative control of the test above: its bound is the link's doing."""
-    async with echo() as target, DelayProxy(target, NONE, NONE) as proxy:
+    async with echo() as target, proxying(target, NONE, NONE) as proxy:
         reader, writer = await connect(proxy.address)
         fastest = float("inf")
         for _ in range(20):
@@ -121,7 +130,7 @@ async def test_a_half_close_leaves_the_other_direction_open():
         writer.write(b"answer")
         writer.close()
 
-    async with listening(answer) as target, DelayProxy(target, LinkProfile(2.0), LinkProfile(2.0)) as proxy:
+    async with listening(answer) as target, proxying(target, LinkProfile(2.0), LinkProfile(2.0)) as proxy:
         reader, writer = await connect(proxy.address)
         writer.write(b"question")
         writer.write_eof()
@@ -141,7 +150,7 @@ async def test_a_reset_reaches_the_other_end():
             ends.put_nowait("reset")
         writer.close()
 
-    async with listening(answer) as target, DelayProxy(target, LinkProfile(2.0), NONE) as proxy:
+    async with listening(answer) as target, proxying(target, LinkProfile(2.0), NONE) as proxy:
         _, writer = await connect(proxy.address)
         await until(lambda: any(one.cloud._open for one in proxy._connections))
         linger_none(writer)
@@ -151,7 +160,7 @@ async def test_a_reset_reaches_the_other_end():
 
 
 async def test_cut_resets_all_and_new_connections_work():
-    async with echo() as target, DelayProxy(target, LinkProfile(1.0), LinkProfile(1.0)) as proxy:
+    async with echo() as target, proxying(target, LinkProfile(1.0), LinkProfile(1.0)) as proxy:
         pairs = [await connect(proxy.address) for _ in range(3)]
         for reader, writer in pairs:
             writer.write(b"x")
@@ -168,7 +177,7 @@ async def test_cut_resets_all_and_new_connections_work():
 
 
 async def test_a_hold_is_a_wait_and_not_a_loss():
-    async with echo() as target, DelayProxy(target, NONE, NONE) as proxy:
+    async with echo() as target, proxying(target, NONE, NONE) as proxy:
         reader, writer = await connect(proxy.address)
         begun = time.monotonic()
         assert perform(proxy, "hold 0.2\n") == "ok"
@@ -193,7 +202,7 @@ async def test_a_receiver_that_does_not_read_stops_its_sender():
         writer.close()
 
     link = LinkProfile(1.0, 0.0, 100_000.0)
-    async with listening(answer) as target, DelayProxy(target, link, link) as proxy:
+    async with listening(answer) as target, proxying(target, link, link) as proxy:
         _, writer = await connect(proxy.address)
         writer.transport.set_write_buffer_limits(high=1 << 20)
         sent = 0
@@ -214,7 +223,7 @@ async def test_a_dead_target_resets_who_connects():
     host, port = server.sockets[0].getsockname()
     server.close()
     await server.wait_closed()
-    async with DelayProxy(f"{host}:{port}", NONE, NONE) as proxy:
+    async with proxying(f"{host}:{port}", NONE, NONE) as proxy:
         reader, writer = await connect(proxy.address)
         with pytest.raises(ConnectionResetError):
             await asyncio.wait_for(reader.read(), 10)
@@ -223,14 +232,28 @@ async def test_a_dead_target_resets_who_connects():
 
 
 async def test_an_address_that_is_taken_is_the_users_business():
-    async with DelayProxy("127.0.0.1:1", NONE, NONE) as proxy:
+    async with proxying("127.0.0.1:1", NONE, NONE) as proxy:
         with pytest.raises(UserError, match="cannot listen on"):
-            async with DelayProxy("127.0.0.1:1", NONE, NONE, listen=proxy.address):
-                pass
+            proxy.reach(("127.0.0.1", 2), parse_address(proxy.address, "address"))
+
+
+async def test_a_second_server_gets_an_address_of_its_own():
+    async with echo() as first, echo() as second, proxying(first, NONE, NONE) as proxy:
+        assert perform(proxy, f"reach {first}\n") == f"ok {proxy.address}"
+        other = perform(proxy, f"reach {second}\n").removeprefix("ok ")
+        assert other != proxy.address
+        reader, writer = await connect(other)
+        writer.write(b"z")
+        assert await asyncio.wait_for(reader.readexactly(1), 10) == b"z"
+        writer.close()
 
 
 async def test_unknown_verbs_are_told():
-    async with DelayProxy("127.0.0.1:1", NONE, NONE) as proxy:
+    async with proxying("127.0.0.1:1", NONE, NONE) as proxy:
+        assert (
+            perform(proxy, "reach nowhere\n")
+            == "error server nowhere: expected HOST:PORT, such as 127.0.0.1:50051"
+        )
         assert perform(proxy, "hold on\n").startswith("error")
         assert perform(proxy, "cut\n") == "ok 0"
 
