@@ -13,7 +13,7 @@ INSTALL := -m pip install --quiet --quiet --disable-pip-version-check --constrai
 # With --no-print-directory and @, pytest's closing line is the last line of output.
 MAKEFLAGS += --no-print-directory
 
-.PHONY: demo test test-slow test-all check format bench proto clean distclean
+.PHONY: demo test test-slow test-all check format bench bench-wan proto clean distclean
 .DELETE_ON_ERROR:
 
 ## demo: both sides on this machine, with the small models that come along
@@ -46,6 +46,10 @@ format: $(VENV)/.ready
 ## bench: every figure of the documentation
 bench: $(VENV)/.ready
 	@$(BIN)/python -m scripts.bench
+
+## bench-wan: latency over emulated networks, a few minutes; see docs/benchmark.md
+bench-wan: $(VENV)/.ready
+	@$(BIN)/python -m scripts.bench_latency
 
 ## proto: shared/pb from proto/
 proto: $(VENV)/.ready
