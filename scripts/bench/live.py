@@ -48,13 +48,13 @@ class World:
 
     def policies(self, draft: DraftOptions) -> EdgePolicies:
         """What the client makes of `draft`, fresh."""
-        shape = draft.shape_for(trees=True)
+        shape = draft.shape_for()
         return policies_for(draft, shape, default_reconnect(), self.profile.context_length)
 
     def predict(self, draft: DraftOptions, seed: int) -> float:
         """TPOT in ms, in virtual time, with the client's own policies."""
-        drafting = draft.shape_for(trees=True) is not None
-        patience_ms = draft.patience_for(Limits().max_patience_us / 1000) if drafting else 0.0
+        drafting = draft.shape_for() is not None
+        patience_ms, _ = draft.patience_for(Limits().max_patience_us / 1000) if drafting else (0.0, 0.0)
         return predict(
             self.profile,
             self.policies(draft),
