@@ -19,8 +19,10 @@ from grpc_health.v1 import health
 from shared.errors import UserError
 from shared.security import is_loopback, read_authority, read_pair, read_tokens, readable_by_all
 
-OPEN: Final = f"/{health.SERVICE_NAME}/"
-"""Methods that need no token: what starts and stops servers asks for their health and holds no secrets."""
+OPEN: Final = f"/{health.SERVICE_NAME}/Check"
+"""The method that needs no token: what starts and stops servers asks for their health and holds no secrets. `Watch`
+does: it keeps what it was asked with for as long as its stream lives.
+"""
 HEADER: Final = "authorization"
 SCHEME: Final = "Bearer "
 WANTED: Final = (
@@ -89,7 +91,7 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
     ) -> Handler | None:
         """See `grpc.aio.ServerInterceptor`."""
         handler = await continuation(handler_call_details)
-        if handler is None or handler_call_details.method.startswith(OPEN):
+        if handler is None or handler_call_details.method == OPEN:
             return handler
         refusal = self._tokens.refusal(handler_call_details.invocation_metadata)
         return handler if refusal is None else _refusing(handler, refusal)

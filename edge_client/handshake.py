@@ -49,7 +49,7 @@ def diagnose(server: str, security: ClientSecurity, secrets: ClientSecrets, with
     peer = _Peer(server, host, found[1], time.monotonic() + within_s)
     try:
         peer.connect().close()
-    except socket.gaierror:
+    except (socket.gaierror, UnicodeError):
         return f"the name {host} cannot be resolved: check --server"
     except OSError:
         return None
@@ -81,10 +81,15 @@ def _encrypted(peer: _Peer, security: ClientSecurity, secrets: ClientSecrets) ->
     """We spoke TLS: what does the server, or its certificate, lack?"""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.set_alpn_protocols(["h2"])
-    if secrets.roots is not None:
-        context.load_verify_locations(cadata=secrets.roots.decode("ascii", "ignore"))
-    if security.tls_cert is not None:
-        context.load_cert_chain(security.tls_cert, security.tls_key)
+    try:
+        if secrets.roots is not None:
+            context.load_verify_locations(cadata=secrets.roots.decode("ascii", "ignore"))
+        if security.tls_cert is not None:
+            context.load_cert_chain(security.tls_cert, security.tls_key)
+    except (
+        OSError
+    ):  # an SSLError is one: the files have changed since they were read, and nothing can be told
+        return None
     name = secrets.server_name or peer.host
     try:
         with peer.connect() as raw, context.wrap_socket(raw, server_hostname=name) as secured:

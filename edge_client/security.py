@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Sequence
 from typing import Final
 
@@ -71,4 +72,16 @@ def _is_local(server: str) -> bool:
     if server.startswith(LOCAL_SCHEMES):
         return True
     found = host_and_port(server)
-    return found is not None and is_loopback(found[0])
+    if found is None:
+        return False
+    # A name is looked up again at every connection, and may mean another machine then.
+    bare = found[0].removeprefix("[").removesuffix("]")
+    return bare == "localhost" or (_is_address(bare) and is_loopback(bare))
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

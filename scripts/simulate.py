@@ -22,12 +22,10 @@ from typing import Annotated
 
 import typer
 
+from edge_client.policies import DraftOptions, Mode, Shape, policies_for
 from shared.errors import UserError
-from shared.policy.expansion import BestFirst, chain
-from shared.policy.pacing import Block, Streaming
-from shared.policy.window import FixedWindow
+from shared.messages import Limits
 from shared.profiled import Profile
-from shared.session.edge import EdgePolicies
 from shared.sim import fuzz as worlds_of
 from shared.sim.fuzz import WorldReport, run_world
 from shared.sim.predict import Prediction, default_reconnect, predict
@@ -40,7 +38,7 @@ CHUNK = 50
 """Worlds that a worker process takes at once."""
 BLOCKS = range(1, 13)
 """Block lengths among which the synchronous arm's best is sought, unless one is given."""
-SYNC_PATIENCE_US = 5_000_000
+GRANTED_MS = Limits().max_patience_us / 1000
 UNLIMITED = 1 << 30
 
 app = typer.Typer(
@@ -203,20 +201,31 @@ class Question:
     rtt_ms: float
     lookahead: int | None
     """Length of a block; None where there are none."""
-    window: int
+    window: int | None
     branches: int
 
-    def policies(self) -> EdgePolicies:
-        """The edge of this arm."""
+    def draft(self) -> DraftOptions:
+        """What an edge would be told to be this arm."""
+        if self.arm is Arm.CLOUD:
+            return DraftOptions(mode=Mode.CLOUD)
         if self.arm is Arm.SYNC:
-            length = self.lookahead or 1
-            return EdgePolicies(FixedWindow(length), Block(length), chain(), default_reconnect(), UNLIMITED)
-        expansion = {
-            Arm.CLOUD: None,
-            Arm.CHAIN: chain(),
-            Arm.TREE: BestFirst(branches=self.branches, width=self.branches),
-        }[self.arm]
-        return EdgePolicies(FixedWindow(self.window), Streaming(), expansion, default_reconnect(), UNLIMITED)
+            return DraftOptions(mode=Mode.SYNC, lookahead=self.lookahead or 1)
+        shape = Shape.CHAIN if self.arm is Arm.CHAIN else Shape.TREE
+        return DraftOptions(shape=shape, window=self.window, branches=self.branches, width=self.branches)
+
+    def predict(self, profile: Profile, tokens: int) -> Prediction:
+        """The figures of this arm, with the edge's own policies."""
+        draft = self.draft()
+        shape = draft.shape_for()
+        fixed_ms, adaptive_ms = (0.0, 0.0) if shape is None else draft.patience_for(GRANTED_MS)
+        return predict(
+            profile,
+            policies_for(draft, shape, default_reconnect(), UNLIMITED),
+            rtt_ms=self.rtt_ms,
+            tokens=tokens,
+            patience_us=round(fixed_ms * 1000),
+            adaptive_patience_us=round(adaptive_ms * 1000),
+        )
 
 
 @app.command(name="predict")
@@ -231,10 +240,12 @@ def predict_command(
     ] = None,
     arm: Annotated[list[Arm] | None, typer.Option(help="May be given several times. [all]")] = None,
     lookahead: Annotated[int | None, typer.Option(help="Block of the sync arm. [the best of 1..12]")] = None,
-    window: Annotated[int, typer.Option(help="Nodes in flight of the chain and tree arms.")] = 64,
+    window: Annotated[
+        int | None, typer.Option(help="Nodes in flight of the chain and tree arms. [the edge's own]")
+    ] = None,
     branches: Annotated[
         int, typer.Option(help="Branches a forward, and candidates a node, of the tree.")
-    ] = 4,
+    ] = 8,
     tokens: Annotated[int, typer.Option(help="Tokens to generate.")] = 400,
     iid: Annotated[bool, typer.Option("--iid", help="Every context alike; else half are easy.")] = False,
     seed: Annotated[int, typer.Option(help="Another seed is another pair of models.")] = 0,
@@ -242,7 +253,11 @@ def predict_command(
 ) -> int:
     """What a profiled pair would do over a link: ms per token and what it costs, in virtual time."""
     rtts = rtt_ms or [0.0, 20.0, 50.0, 100.0, 200.0]
-    _check(tokens=(tokens, 2, 100_000), window=(window, 1, 4096), branches=(branches, 1, 64))
+    _check(
+        tokens=(tokens, 2, 100_000),
+        window=(1 if window is None else window, 1, 4096),
+        branches=(branches, 1, 64),
+    )
     _check(rtt_ms=(max(rtts), 0, 1e6), lookahead=(1 if lookahead is None else lookahead, 1, 1024))
     _check(rtt_ms=(min(rtts), 0, 1e6), seed=(seed, 0, 2**63))
     try:
@@ -269,15 +284,19 @@ def _check(**values: tuple[float, float, float]) -> None:
 
 
 def _best(
-    profile: Profile, arm: Arm, rtt_ms: float, blocks: Sequence[int], window: int, branches: int, tokens: int
+    profile: Profile,
+    arm: Arm,
+    rtt_ms: float,
+    blocks: Sequence[int],
+    window: int | None,
+    branches: int,
+    tokens: int,
 ) -> tuple[Question, Prediction]:
     """The figures of one arm: of its fastest block, where there are blocks."""
     found: list[tuple[Question, Prediction]] = []
     for block in blocks if arm is Arm.SYNC else (None,):
         question = Question(arm, rtt_ms, block, window, branches)
-        patience = SYNC_PATIENCE_US if arm is Arm.SYNC else 0
-        figures = predict(profile, question.policies(), rtt_ms=rtt_ms, tokens=tokens, patience_us=patience)
-        found.append((question, figures))
+        found.append((question, question.predict(profile, tokens)))
     return min(found, key=lambda one: one[1].tpot_ms)
 
 

@@ -50,6 +50,8 @@ class PoolScheduler:
         self._number = 0
         self._suspects: list[frozenset[int]] = []
         """Groups of sessions that were in a step that broke the worker: each goes alone into one of the next."""
+        self._together: int | None = None
+        """Sessions that one step asks for at most, since larger ones broke the worker; it grows back."""
 
     @property
     def sessions(self) -> int:
@@ -93,15 +95,18 @@ class PoolScheduler:
         """Each session's share of a step that begins now."""
         served, room = self._served()
         while self._suspects:
-            suspects = self._suspects.pop(0)
+            suspects = self._suspects[0]
             items = self._share([session for session in served if session.key in suspects], now, room)
+            # Its trial is a step that asks for facts; a worker that lost its caches has to be given the prompts first.
+            if not any(item.prefill_only for item in items):
+                self._suspects.pop(0)
             if items:
                 return items
         return self._share(served, now, room)
 
     def _share(self, served: list[CloudSession], now: int, room: int) -> list[StepItem]:
         items = self._prefills(served)
-        due = self._due(served, now, {item.session for item in items})
+        due = self._due(served, now, {item.session for item in items})[: self._together]
         advice = self._budget.advice(len(self._sessions))
         for session, nodes in zip(due, self._nodes(due, room), strict=True):
             session.advise(advice)
@@ -151,6 +156,8 @@ class PoolScheduler:
         if not any(item.prefill_only for item in self._out.items):
             self._budget.measured(sum(item.computed for item in outcome.items), outcome.duration_us)
         self._out = None
+        if self._together is not None:  # it went well: a little more, until everybody is in again
+            self._together = self._together + 1 if self._together < len(self._sessions) else None
         effects: list[CloudEffect] = []
         for item in outcome.items:
             session = self._sessions.get(item.session)
@@ -182,13 +189,18 @@ class PoolScheduler:
         """The step that is out broke the worker, which can go on. Returns the session whose fault it was, if one can
         be told: it must not be asked for again. Else the step's sessions are asked for again apart.
         """
-        alone = self._out is not None and len(self._out.items) == 1
+        asked = frozenset() if self._out is None else frozenset(item.session for item in self._out.items)
+        alone = len(asked) == 1
         left = self.failed()
+        if self._suspects and asked <= self._suspects[0]:
+            self._suspects.pop(0)  # it broke while it was still being given its prompts
         if not left:
             return None
         if alone:
+            self._together = None  # it was this one's fault, not their number's
             return left[0]
         half = (len(left) + 1) // 2
+        self._together = half  # perhaps they are too much only together
         # The halves first: the groups of an older failure hold others.
         self._suspects[:0] = [frozenset(part) for part in (left[:half], left[half:]) if part]
         return None

@@ -19,6 +19,7 @@ from scripts.bench.measure import CpuClock, take_turns
 from scripts.bench.report import Aim, Figure, Section
 from scripts.bench.settings import BenchSettings
 from shared.sampling import SamplingParams
+from shared.session.front import CloudPolicies
 from shared.step import Step, StepItem
 
 PEER: Final = "generate"
@@ -27,6 +28,8 @@ INSIDE: Final = "client and server in one process"
 APART: Final = "server in a process of its own"
 AIM: Final = Aim("at least as fast", least=1.0)
 ALONE: Final = DraftOptions(mode=Mode.CLOUD)
+PLAIN: Final = ServeOptions(listen="127.0.0.1:0", policies=CloudPolicies(prompt_lookup=False))
+"""One token a step, as the peer decodes."""
 
 
 def decode_alone(verifier: Verifier, session: int, prompt: Tokens, tokens: int) -> Tokens:
@@ -54,7 +57,7 @@ def measure_alone(settings: BenchSettings) -> Section:
         server = stack.enter_context(target_server(settings, threads))
         here, both = CpuClock(), CpuClock([server.pid])
         loop = stack.enter_context(LoopThread())
-        inside = loop.enter(serving(served, ServeOptions(listen="127.0.0.1:0"))).address
+        inside = loop.enter(serving(served, PLAIN)).address
 
         def through(at: str) -> Callable[[Tokens], Tokens]:
             client = connect(loop, at, settings, drafting=False)

@@ -54,13 +54,16 @@ class World:
     def predict(self, draft: DraftOptions, seed: int) -> float:
         """TPOT in ms, in virtual time, with the client's own policies."""
         drafting = draft.shape_for() is not None
-        patience_ms, _ = draft.patience_for(Limits().max_patience_us / 1000) if drafting else (0.0, 0.0)
+        patience_ms, adaptive_ms = (
+            draft.patience_for(Limits().max_patience_us / 1000) if drafting else (0.0, 0.0)
+        )
         return predict(
             self.profile,
             self.policies(draft),
             rtt_ms=self.rtt_ms,
             tokens=self.tokens,
             patience_us=round(patience_ms * 1000),
+            adaptive_patience_us=round(adaptive_ms * 1000),
             seed=seed,
         ).tpot_ms
 

@@ -182,7 +182,8 @@ class Coalescing:
         """Verify steps from the commit that was seen last to the arrival of what is sent now."""
         if self._last_commit is None or not self._gap:
             return 0.0
-        return (self._air + now - self._last_commit) / self._gap
+        # A server that waits, or is held up, commits nothing meanwhile: one step more is all that is sure.
+        return (self._air + min(now - self._last_commit, self._gap)) / self._gap
 
     def opened(self, now: int) -> None:
         """See `Pacing.opened`."""
@@ -206,10 +207,11 @@ class Coalescing:
     def committed(self, commit: Commit, now: int) -> None:
         """See `Pacing.committed`."""
         if self._last_commit is not None:
-            gap = now - self._last_commit
-            # One long silence, of a lost packet or stream, is no long step.
-            self._gap = (
-                float(gap) if not self._gap else self._gap + (min(gap, 2 * self._gap) - self._gap) / SMOOTHING
+            # Commits that were held up come in a burst; no step was shorter than the server says it was.
+            gap = float(max(now - self._last_commit, commit.verify_us * 1000))
+            # One long silence, of a lost packet or stream, is no long step; nor is one short gap a short one.
+            self._gap += (
+                (min(max(gap, self._gap / 2), 2 * self._gap) - self._gap) / SMOOTHING if self._gap else gap
             )
         self._last_commit = now
         for message in self.share.received(commit.received, now):

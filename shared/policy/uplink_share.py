@@ -26,6 +26,10 @@ FIRST_BYTES = 3000
 LEAST_NODES = 2
 """No message is held back to carry fewer."""
 MS = 1_000_000
+SILENCE = 3
+"""So many times the usual time without a commit is a silence: of the path, or of the server."""
+LONGEST_PAUSE_NS = 10_000 * MS
+"""More than any uplink lets queue."""
 SAMPLE_NS = 300 * MS
 """Arrivals are counted over at least so long."""
 
@@ -60,7 +64,7 @@ class UplinkShare:
     bytes_per_ns: float = math.inf
     free_at: int = 0
     """When the last message has gone through, at that rate."""
-    _flight: deque[Sent] = field(default_factory=deque)
+    _flight: deque[Sent] = field(default_factory=lambda: deque(maxlen=4096))
     _nodes_sent: int = 0
     _nodes_received: int = 0
     _bytes_sent: int = 0
@@ -69,6 +73,8 @@ class UplinkShare:
     """(time of a commit, bytes that had arrived then)."""
     _delays: deque[float] = field(default_factory=lambda: deque(maxlen=4))
     _last_commit: int = 0
+    _usual: float = 0.0
+    """Time between commits, smoothed, silences left out (ns)."""
     _shortest: deque[tuple[int, float]] = field(default_factory=deque)
     """(time, delay) of the shortest delays, increasing: the first is the base."""
     _judged_at: int = 0
@@ -91,7 +97,8 @@ class UplinkShare:
         self._flight.clear()
         self._arrivals.clear()
         self._nodes_sent = self._nodes_received = self.free_at = 0
-        self._bytes_sent = self._bytes_received = self._cut_at = 0
+        self._bytes_sent = self._bytes_received = self._cut_at = self._last_commit = 0
+        self._delays.clear()
 
     def room(self, now: int) -> int:
         """Nodes that the next message may carry; 0: it has to wait."""
@@ -124,6 +131,12 @@ class UplinkShare:
         while self._flight and self._flight[0].nodes <= self._nodes_received:
             known.append(self._flight.popleft())
             self._bytes_received += known[-1].size
+        if self._last_commit and now - self._last_commit > max(SAMPLE_NS, SILENCE * self._usual):
+            # Nothing came for a while, either way: what it took is no measure of the uplink.
+            self._arrivals.clear()
+            self._delays.clear()
+        elif self._last_commit:
+            self._usual += (now - self._last_commit - self._usual) / 8
         self._arrivals.append((now, self._bytes_received))
         while len(self._arrivals) > 2 and now - self._arrivals[1][0] >= SAMPLE_NS:
             self._arrivals.popleft()
@@ -167,7 +180,7 @@ class UplinkShare:
         self.bytes_per_ns = self.caution * min(rate, self.bytes_per_ns)
         self._rounds = 0
         self._delays.clear()
-        self.free_at = self._cut_at = now + round(queue)
+        self.free_at = self._cut_at = now + round(min(queue, LONGEST_PAUSE_NS))
 
     def _rate(self) -> float:
         """What arrived of late, in bytes per ns."""

@@ -339,7 +339,7 @@ class CloudSession:
         return sum(
             math.exp(end.path_cost - node.path_cost) * honesty ** (node.position - end.position)
             for node in nodes
-            if node.alive
+            if node.alive and node is not end  # the end is no guess any more
         )
 
     def _commit(self, position: int, done: Settlement) -> Commit:

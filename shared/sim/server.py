@@ -35,7 +35,7 @@ class Server:
         policies: CloudPolicies | None = None,
         poisonous: frozenset[int] = frozenset(),
     ) -> None:
-        """`poisonous`: edges whose sessions break the worker in every step that they are in."""
+        """`poisonous`: edges whose sessions break the worker in every step that asks for their facts."""
         self._setting = setting
         self._info = info
         self._make_pool = make_pool
@@ -161,7 +161,8 @@ class Server:
                 self._setting.note(f"step {step.number} failed")
                 self._perform(self.front.failed())
                 return
-            if any(item.session // STREAMS_PER_EDGE - 1 in self._poisonous for item in step.items):
+            asked = [item.session // STREAMS_PER_EDGE - 1 for item in step.items if not item.prefill_only]
+            if not self._poisonous.isdisjoint(asked):
                 self._setting.note(f"step {step.number} broke the worker")
                 self.worker = SyntheticWorker(self._pair)
                 self._perform(self.front.broken("poison"))

@@ -104,6 +104,26 @@ def test_a_stall_that_ends_is_no_slow_uplink():
     )
 
 
+@pytest.mark.parametrize("bytes_per_ms", [31.25, 1e5])
+def test_a_silence_of_both_directions_does_not_ruin_the_rate(bytes_per_ms):
+    """A window of nodes bounds what is sent meanwhile; afterwards the commits come in a burst."""
+    share = UplinkShare()
+    path = Path(share, bytes_per_ms)
+    path.run(10)
+    before = share.bytes_per_ns
+    end = path.now + 3_000 * MS
+    path.stalled_until = end
+    for _ in range(20):
+        path.now += 3 * MS
+        if room := min(40, share.room(path.now)):
+            path._send(room)
+    path.commits = [(end, knows) for _, knows in path.commits] + [(end, 0)] * 100
+    path.now = end
+    path.run(3)
+    assert share.free_at - path.now < 300 * MS
+    assert share.bytes_per_ns > 0.4 * before or share.bytes_per_ns > 50 / MS
+
+
 def test_a_message_has_room_for_some_nodes_whatever_the_rate():
     share = UplinkShare(bytes_per_ns=1e-9)
     share.sent(1, 0, math.inf)

@@ -261,3 +261,36 @@ def test_opens_of_a_vocabulary_are_judged_over_all_parts():
     (end,) = cloud.receive(1, parts[1], 0)
     assert isinstance(end, EndStream)
     assert end.status is Status.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("lengths", [(400, 400), (400, 600, 400), (20, 900, 700)])
+def test_a_session_that_breaks_the_worker_is_found_though_prompts_are_prefilled_in_chunks(lengths):
+    """A worker that broke holds nothing: everybody's prompt comes before the trial."""
+    cloud = front(Limits(run_ahead=1 << 20), context=4000)
+    for stream, length in enumerate(lengths, start=1):
+        cloud.connect(stream, Ticket("s", "x"))
+        cloud.receive(stream, opening(tuple(1 + index % 9 for index in range(length)), room=500), 0)
+    ended: list[object] = []
+    while not ended and (step := cloud.next_step(0)) is not None:
+        if any(item.session == 2 and not item.prefill_only for item in step.items):
+            ended += cloud.broken("the worker is broken")
+            continue
+        items = [ItemOutcome(i.session, tuple(facts_of(i, lambda _: 9)), i.length, 1) for i in step.items]
+        cloud.complete(StepOutcome(tuple(items), 10), 0)
+    assert ended == [EndStream(2, Status.INTERNAL, "the worker is broken")]
+    assert cloud.sessions == len(lengths) - 1
+
+
+def test_sessions_that_are_too_much_only_together_all_get_on():
+    cloud = opened(front(Limits(run_ahead=1 << 20)), 1, 2, 3, 4)
+    written = dict.fromkeys((1, 2, 3, 4), 0)
+    while (step := cloud.next_step(0)) is not None:
+        if len(step.items) > 2:  # memory for two
+            assert cloud.broken("out of memory") == []
+            continue
+        for item in step.items:
+            written[item.session] += 1
+        items = [ItemOutcome(i.session, tuple(facts_of(i, lambda _: 9)), i.length, 1) for i in step.items]
+        cloud.complete(StepOutcome(tuple(items), 10), 0)
+    assert cloud.sessions == 0  # all of them came to their end
+    assert len(set(written.values())) == 1
