@@ -74,9 +74,10 @@ def _is_local(server: str) -> bool:
     found = host_and_port(server)
     if found is None:
         return False
-    # A name is looked up again at every connection, and may mean another machine then.
     bare = found[0].removeprefix("[").removesuffix("]")
-    return bare == "localhost" or (_is_address(bare) and is_loopback(bare))
+    here = is_loopback(bare)  # also tells a name that cannot be resolved
+    # A name is looked up again at every connection, and may mean another machine then.
+    return here and (bare == "localhost" or _is_address(bare))
 
 
 def _is_address(host: str) -> bool:

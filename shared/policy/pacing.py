@@ -14,7 +14,8 @@ UNBOUNDED: Final = 1 << 30
 MS: Final = 1_000_000
 SMOOTHING: Final = 8
 """An average forgets its past over so many values."""
-LEAST_MARGIN_MS: Final = 1.0
+LEAST_MARGIN: Final = 0.12
+"""Of a step: messages leave at least so much earlier than they seem to have to. It costs nothing, and lateness does."""
 NEAR: Final = 0.4
 """Of a step: a cloud that is no farther away may find it worth while to wait for drafts, and not for longer."""
 UNKNOWN_GAP_MS: Final = 10.0
@@ -129,7 +130,7 @@ class Coalescing:
     """
 
     share: UplinkShare = field(default_factory=UplinkShare)
-    late_share: float = 0.05
+    late_share: float = 0.03
     """Part of the messages that may miss the step that they were meant for."""
     caution_ms: float = 3.0
     """How much earlier messages leave after one was late."""
@@ -218,7 +219,7 @@ class Coalescing:
             self._round_trip = min(self._round_trip, now - message.at)
             late = now > message.due + self._gap / 2
             moved = self._margin + self.caution_ms * MS * (late - self.late_share)
-            self._margin = min(max(moved, LEAST_MARGIN_MS * MS), max(self._gap, LEAST_MARGIN_MS * MS))
+            self._margin = min(max(moved, LEAST_MARGIN * self._gap), self._gap)
 
     def _awaited(self, now: int) -> bool:
         """Whether a cloud with some patience may be waiting: near enough, and the end is a new one."""
