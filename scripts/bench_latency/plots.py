@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,7 +19,7 @@ import numpy as np
 from scripts.bench_latency.colours import DARK, LIGHT, Theme, colours
 from scripts.bench_latency.figures import ArmFigures, CellFigures
 from scripts.bench_latency.lanes import draw_lanes
-from scripts.bench_latency.records import Results
+from scripts.bench_latency.records import Results, Run
 from scripts.bench_latency.timing import itl_ms
 
 DPI: Final = 110
@@ -148,11 +149,18 @@ def _itl(name: str, results: Results, cells: Sequence[CellFigures], file: str) -
 
 
 def _lanes(results: Results, cells: Sequence[CellFigures]) -> list[Plot]:
-    """Of the pictured run whose link is the longest that still shows detail: the median one."""
+    """Of a pictured run that shows something: a link of middling length, of those where most drafts were right."""
     by_key = {cell.cell.key: cell for cell in cells}
     pictured = [run for run in results.runs if run.picture is not None and run.cell in by_key]
     if not pictured:
         return []
+
+    def accepted(run: Run) -> float:
+        arm = by_key[run.cell].arm(run.arm)
+        return (arm.mean_accepted if arm is not None else None) or 0.0
+
+    middle = statistics.median(map(accepted, pictured))
+    pictured = [run for run in pictured if accepted(run) >= middle]
     pictured.sort(key=lambda run: by_key[run.cell].cell.link.rtt_ms)
     run = pictured[len(pictured) // 2]
     cell = by_key[run.cell]
