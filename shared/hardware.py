@@ -139,8 +139,14 @@ def read_hardware(path: str | Path) -> HardwareProfile:
     where = Path(path).expanduser()
     try:
         document = json.loads(where.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"hardware profile {where}: {error}") from error
+    except OSError as error:
+        raise UserError(
+            f"hardware profile {where} cannot be read ({error.strerror}): check the path"
+        ) from error
+    except ValueError as error:
+        raise UserError(
+            f"hardware profile {where} is not JSON ({error}): scripts.bench_verifier makes one with --profile FILE"
+        ) from error
     try:
         return _profile(document)
     except ValueError as error:

@@ -53,8 +53,8 @@ class Pacing(Protocol):
         """A forward took so long (ns)."""
         ...
 
-    def sent(self, nodes: int, now: int) -> None:
-        """A message with so many nodes went out."""
+    def sent(self, nodes: int, now: int, *, fresh: bool) -> None:
+        """A message with so many nodes went out; `fresh`: the cloud held none below the end."""
         ...
 
     def committed(self, commit: Commit, now: int) -> None:
@@ -82,7 +82,7 @@ class Unpaced:
     def drafted(self, duration: int) -> None:
         """See `Pacing.drafted`."""
 
-    def sent(self, nodes: int, now: int) -> None:
+    def sent(self, nodes: int, now: int, *, fresh: bool) -> None:
         """See `Pacing.sent`."""
 
     def committed(self, commit: Commit, now: int) -> None:
@@ -158,8 +158,6 @@ class Coalescing:
         """See `Pacing.may_send`."""
         if pending == 0 or self.share.room(now) == 0:
             return False
-        if in_flight == 0:
-            self._fresh_at = now
         if in_flight == 0 or exhausted or self._awaited(now):
             return True
         if not self._gap:
@@ -190,7 +188,7 @@ class Coalescing:
         """See `Pacing.opened`."""
         self.share.opened()
         self._opened_at = now
-        self._last_commit = self._last_sent = None
+        self._last_commit = self._last_sent = self._fresh_at = None
 
     def answered(self, now: int) -> None:
         """See `Pacing.answered`. Messages that keep to the beat all wait equally long: they alone would not tell."""
@@ -200,9 +198,11 @@ class Coalescing:
         """See `Pacing.drafted`."""
         self._forward += (duration - self._forward) / SMOOTHING
 
-    def sent(self, nodes: int, now: int) -> None:
+    def sent(self, nodes: int, now: int, *, fresh: bool) -> None:
         """See `Pacing.sent`."""
         self._last_sent = now
+        if fresh:
+            self._fresh_at = now
         self.share.sent(nodes, now, now + self._left(now) + self._air)
 
     def committed(self, commit: Commit, now: int) -> None:
@@ -271,9 +271,9 @@ class AtOnce:
         """See `Pacing.drafted`."""
         self.beat.drafted(duration)
 
-    def sent(self, nodes: int, now: int) -> None:
+    def sent(self, nodes: int, now: int, *, fresh: bool) -> None:
         """See `Pacing.sent`."""
-        self.beat.sent(nodes, now)
+        self.beat.sent(nodes, now, fresh=fresh)
 
     def committed(self, commit: Commit, now: int) -> None:
         """See `Pacing.committed`."""

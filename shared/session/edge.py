@@ -315,7 +315,7 @@ class EdgeSession:
             )
         ):
             self.counts.sent += len(nodes)
-            pacing.sent(len(nodes), now)
+            pacing.sent(len(nodes), now, fresh=self.in_flight == 0)
             effects.append(SendUp(self._stream, uplink.draft(nodes, now=now)))
 
     def _report(self, effects: list[EdgeEffect], now: int, *, exhausted: bool) -> None:

@@ -42,7 +42,7 @@ class Cloud:
                 self.steps += 1
             self.pacing.drafted(forward)
             if self.pacing.may_send(1, 1, exhausted=False, now=now):
-                self.pacing.sent(1, now)
+                self.pacing.sent(1, now, fresh=False)
                 self.sent.append(now)
                 self.arrivals.append((now + self.rtt // 2 + self.transit, 1))
 
@@ -78,7 +78,7 @@ def test_until_there_is_a_beat_messages_are_few_and_small_in_sum():
     for now in range(0, 1_000 * MS, MS):
         if pacing.may_send(5, 1, exhausted=False, now=now):
             room = min(8, pacing.room(now))
-            pacing.sent(room, now)
+            pacing.sent(room, now, fresh=False)
             sent.append(now)
             assert pacing.steps_ahead(now) == 0
     assert sent[0] == 0
@@ -164,7 +164,7 @@ def test_at_once_sends_at_once_and_knows_the_beat():
     for step in range(1, 20):
         assert pacing.may_send(4, 1, exhausted=False, now=step * STEP)
         pacing.drafted(3 * MS)
-        pacing.sent(1, step * STEP - RTT)
+        pacing.sent(1, step * STEP - RTT, fresh=False)
         pacing.committed(commit(1), step * STEP)
     assert not pacing.may_send(4, 0, exhausted=True, now=0)
     assert pacing.room(0) == UNBOUNDED
