@@ -1,4 +1,4 @@
-"""Composition root of the server: the one place that wires model, pool, engine and transport together."""
+"""Composition root of the server: the one place that wires workers, pool, engine and transport together."""
 
 from __future__ import annotations
 
@@ -6,24 +6,28 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from cloud_server.engine import Engine, StreamLimits
-from cloud_server.listening import check_free, host_and_port, taken
+from cloud_server.fleet.fleet import Fleet
+from cloud_server.fleet.member import Place
+from cloud_server.fleet.thread import ThreadPlace
+from cloud_server.listening import check_free, host_and_port
 from cloud_server.metrics import Metrics
-from cloud_server.security import ServerSecurity, check, credentials, exposed, interceptors
+from cloud_server.security import ServerSecurity, bind, check, credentials, exposed, interceptors, watchers
 from cloud_server.service import SlipstreamService
 from cloud_server.worker import Worker
 from shared.messages import Limits
 from shared.pb.slipstream.v1 import slipstream_pb2 as pb
 from shared.pb.slipstream.v1 import slipstream_pb2_grpc as pb_grpc
 from shared.policy.batching import MeasuredBudget, NodeBudget
-from shared.pool import PoolScheduler
+from shared.pool import PoolPolicies, PoolScheduler
 from shared.session.front import CloudPolicies
 
 log = logging.getLogger(__name__)
@@ -41,9 +45,12 @@ class ServeOptions:
     streams: StreamLimits = StreamLimits()  # noqa: RUF009 - a frozen value
     budget: Callable[[], NodeBudget] = MeasuredBudget
     policies: CloudPolicies = CloudPolicies()  # noqa: RUF009 - a frozen value
+    pool: PoolPolicies = PoolPolicies()  # noqa: RUF009 - a frozen value
     drain_s: float = 8.0
     """Seconds that open streams are given when the server is asked to stop: less than the 10 after which container
     engines kill."""
+    metrics_listen: str | None = None
+    """HOST:PORT of the page that Prometheus reads; None: no page."""
     security: ServerSecurity = ServerSecurity()  # noqa: RUF009 - a frozen value
 
 
@@ -54,6 +61,7 @@ class Serving:
     address: str
     """HOST:PORT as it was bound."""
     engine: Engine
+    fleet: Fleet
     metrics: Metrics
     drain: Callable[[], None]
     """Ask the streams to move on and take no new ones."""
@@ -62,65 +70,102 @@ class Serving:
 
 
 @contextlib.asynccontextmanager
-async def serving(worker: Worker, options: ServeOptions) -> AsyncIterator[Serving]:
-    """Serve until the block is left; then all streams end with UNAVAILABLE and the worker is closed.
+async def serving(workers: Worker | Sequence[Place], options: ServeOptions) -> AsyncIterator[Serving]:
+    """Serve until the block is left; then all streams end with UNAVAILABLE and the workers are closed.
+
+    Args:
+        workers: one in a thread of this process, or the places where they run.
 
     Raises:
-        UserError: the address cannot be listened on, or a file of `ServerSecurity` cannot be used.
+        UserError: the workers cannot be started, the address cannot be listened on, or a file of `ServerSecurity`
+            cannot be used.
     """
-    info = replace(worker.info, limits=options.limits)
-    metrics = Metrics()
-    engine = Engine(
-        worker,
-        info,
-        PoolScheduler(options.budget(), kv_tokens=worker.kv_tokens),
-        metrics,
-        options.streams,
-        options.policies,
+    fleet = Fleet(workers if isinstance(workers, Sequence) else [ThreadPlace(workers)])
+    info = replace(
+        await fleet.start(), limits=options.limits, takes_attached=True, sp_degree=options.pool.sp_degree
     )
-    server = grpc.aio.server(
-        interceptors=interceptors(options.security),
-        options=channel_options(options.limits, options.streams),
-    )
-    pb_grpc.add_SlipstreamServicer_to_server(SlipstreamService(engine, info), server)
-    healthy = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
-    reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    address = _bind(server, options.listen, options.security)
-    failed = engine.start()
-    await server.start()
-    for name in ("", SERVICE):
-        await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
     tasks: set[asyncio.Task[None]] = set()
 
-    def drain() -> None:
-        engine.drain()
-        task = asyncio.ensure_future(healthy.enter_graceful_shutdown())
+    def begin(work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         tasks.add(task)  # the loop keeps weak references only
         task.add_done_callback(tasks.discard)
 
+    healthy = health.aio.HealthServicer()
+    metrics = Metrics()
+
+    async def tell(status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for name in ("", SERVICE):
+            await healthy.set(name, status)
+
+    states = health_pb2.HealthCheckResponse
+    engine = Engine(
+        fleet,
+        info,
+        PoolScheduler(options.budget, policies=options.pool),
+        metrics,
+        options.streams,
+        options.policies,
+        on_workers=lambda up: begin(tell(states.SERVING if up else states.NOT_SERVING)),
+    )
     try:
-        yield Serving(address, engine, metrics, drain, failed)
+        server = grpc.aio.server(
+            interceptors=interceptors(options.security),
+            options=channel_options(options.limits, options.streams),
+        )
+        service = SlipstreamService(engine, info, watchers(options.security))
+        pb_grpc.add_SlipstreamServicer_to_server(service, server)
+        health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+        address = bind(server, options.listen, options.security)
+        failed = engine.start()
+        await server.start()
+        await tell(states.SERVING)
+
+        def drain() -> None:
+            engine.drain()
+            begin(healthy.enter_graceful_shutdown())
+
+        try:
+            yield Serving(address, engine, fleet, metrics, drain, failed)
+        finally:
+            await engine.stop()
+            await server.stop(grace=1.0)
+            await asyncio.gather(*tasks)
     finally:
-        await engine.stop()
-        await server.stop(grace=1.0)
-        await asyncio.gather(*tasks)
+        await engine.stop()  # again does no harm
 
 
-async def serve(worker: Worker, options: ServeOptions, ready: Callable[[str], None]) -> None:
+async def serve(
+    workers: Worker | Sequence[Place], options: ServeOptions, ready: Callable[[str], None]
+) -> None:
     """Serve until SIGINT or SIGTERM: drain, then stop; a second signal stops at once.
 
     Raises:
-        UserError: the address cannot be listened on.
+        UserError: the address cannot be listened on, or the workers cannot be started.
         Exception: whatever broke the engine.
     """
     loop = asyncio.get_running_loop()
     signals: asyncio.Queue[int] = asyncio.Queue()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, signals.put_nowait, number)
-    async with serving(worker, options) as up:
+    asked = asyncio.create_task(signals.get())
+    async with contextlib.AsyncExitStack() as stack:
+        # Workers may take minutes to start: whoever has had enough of that is heard.
+        starting = asyncio.create_task(stack.enter_async_context(serving(workers, options)))
+        await asyncio.wait((asked, starting), return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            return
+        up = starting.result()
+        if options.metrics_listen is not None:
+            from cloud_server.metrics_page import page  # noqa: PLC0415 - only where it is wanted
+
+            log.info("metrics at http://%s", stack.enter_context(page(options.metrics_listen, up.metrics)))
+        stack.callback(lambda: log.info("%s", up.metrics))
         ready(up.address)
-        asked = asyncio.create_task(signals.get())
         await asyncio.wait((asked, up.failed), return_when=asyncio.FIRST_COMPLETED)
         if up.failed.done():
             asked.cancel()
@@ -146,8 +191,14 @@ def check_before_loading(options: ServeOptions) -> list[str]:
     host, _ = host_and_port(options.listen)
     credentials(options.security)
     interceptors(options.security)
+    watchers(options.security)
     check(options.security, options.listen, host)
     check_free(options.listen)
+    if options.metrics_listen is not None:
+        from cloud_server.metrics_page import check as check_metrics  # noqa: PLC0415 - only where it is wanted
+
+        insecure = options.security.insecure_beyond_loopback
+        check_metrics(options.metrics_listen, insecure_beyond_loopback=insecure)
     return exposed(options.security)
 
 
@@ -170,14 +221,3 @@ def channel_options(limits: Limits, streams: StreamLimits) -> list[tuple[str, in
         ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
         ("grpc.http2.max_ping_strikes", 0),
     ]
-
-
-def _bind(server: grpc.aio.Server, listen: str, security: ServerSecurity) -> str:
-    host, _ = host_and_port(listen)
-    check(security, listen, host)
-    secure = credentials(security)
-    try:
-        bound = server.add_insecure_port(listen) if secure is None else server.add_secure_port(listen, secure)
-    except RuntimeError as error:
-        raise taken(listen) from error
-    return f"{host}:{bound}"

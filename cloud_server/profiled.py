@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Sequence
+from typing import Final
 
+from cloud_server.worker import StateError
 from shared.messages import Limits, ModelInfo
 from shared.profiled import Profile, ProfiledPair
 from shared.profiled_facts import ProfiledFacts
 from shared.step import Step, StepOutcome
+
+FORMAT: Final = "slipstream-profiled-state-1"
 
 
 class ProfiledWorker:
@@ -47,6 +53,22 @@ class ProfiledWorker:
             remaining = step_ns - (time.perf_counter_ns() - began)
             time.sleep(max(remaining, 0) / 1e9)
         return StepOutcome(items, (time.perf_counter_ns() - began) // 1000)
+
+    def export_state(self, session: int) -> bytes | None:
+        """See `Movable.export_state`. There are no keys and values: it says how many tokens they would be of."""
+        length = self._facts.length_of(session)
+        return json.dumps([FORMAT, self._info.model_fingerprint, length]).encode() if length else None
+
+    def import_state(self, session: int, log: Sequence[int], state: bytes) -> int:
+        """See `Movable.import_state`."""
+        try:
+            form, model, length = json.loads(state)
+        except ValueError as error:
+            raise StateError(f"not a state of a profiled model ({error})") from error
+        if (form, model) != (FORMAT, self._info.model_fingerprint) or not 0 < length <= len(log):
+            raise StateError(f"a state of {form} {model} with {length} tokens, the log has {len(log)}")
+        self._facts.hold(session, length)
+        return int(length)
 
     def close(self) -> None:
         """See `Worker.close`."""

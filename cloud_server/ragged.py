@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from cloud_server.attention import FOLD_ROWS, PaddedBlock, RaggedBatch, ViewBlock
-from cloud_server.kv_cache import KvPool, Share
+from cloud_server.kv_cache import Share
+from cloud_server.kv_pool import KvPool
 
 Bool = npt.NDArray[np.bool_]
 Int64 = npt.NDArray[np.int64]

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeAlias
 import grpc
 from grpc_health.v1 import health
 
+from cloud_server.listening import host_and_port, taken
 from shared.errors import UserError
 from shared.security import is_loopback, read_authority, read_pair, read_tokens, readable_by_all
 
@@ -46,6 +47,10 @@ class ServerSecurity:
     """One token per line: a call must bring one of them. Read once."""
     insecure_beyond_loopback: bool = False
     """Allow to listen for other machines without TLS, without a token, or without both."""
+    assistants_token_file: Path | None = None
+    """One token per line: who brings one of them may watch all sessions, and draft for them; what `token_file` opens
+    is open to them too. None: nobody may watch. Read once.
+    """
 
     @property
     def complete(self) -> bool:
@@ -105,7 +110,16 @@ def interceptors(security: ServerSecurity) -> list[grpc.aio.ServerInterceptor]:
     """
     if security.token_file is None:
         return []
-    return [TokenInterceptor(Tokens(read_tokens(security.token_file)))]
+    return [TokenInterceptor(Tokens((*read_tokens(security.token_file), *_assistants(security))))]
+
+
+def watchers(security: ServerSecurity) -> Tokens | None:
+    """Who may watch all sessions; None: nobody.
+
+    Raises:
+        UserError: see `read_tokens`.
+    """
+    return None if security.assistants_token_file is None else Tokens(_assistants(security))
 
 
 def credentials(security: ServerSecurity) -> grpc.ServerCredentials | None:
@@ -129,7 +143,11 @@ def credentials(security: ServerSecurity) -> grpc.ServerCredentials | None:
 
 def exposed(security: ServerSecurity) -> list[str]:
     """One line for each secret that every user of this machine may read."""
-    named = (("--tls-key", security.tls_key), ("--token-file", security.token_file))
+    named = (
+        ("--tls-key", security.tls_key),
+        ("--token-file", security.token_file),
+        ("--assistants-token-file", security.assistants_token_file),
+    )
     return [
         f"{flag} {path} can be read by every user of this machine: chmod 600 {path}"
         for flag, path in named
@@ -154,6 +172,27 @@ def check(security: ServerSecurity, listen: str, host: str) -> None:
         f"--listen {listen} would let other machines connect {missing}: add what is missing, listen on 127.0.0.1, or "
         "say --allow-insecure-beyond-loopback"
     )
+
+
+def bind(server: grpc.aio.Server, listen: str, security: ServerSecurity) -> str:
+    """Have the server listen on HOST:PORT; returns the address with the port that it got.
+
+    Raises:
+        UserError: the address cannot or must not be listened on, or a file of `security` cannot be used.
+    """
+    host, _ = host_and_port(listen)
+    check(security, listen, host)
+    secure = credentials(security)
+    try:
+        bound = server.add_insecure_port(listen) if secure is None else server.add_secure_port(listen, secure)
+    except RuntimeError as error:
+        raise taken(listen) from error
+    return f"{host}:{bound}"
+
+
+def _assistants(security: ServerSecurity) -> tuple[str, ...]:
+    file = security.assistants_token_file
+    return () if file is None else read_tokens(file, "--assistants-token-file")
 
 
 def _digest(token: str) -> bytes:

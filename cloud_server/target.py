@@ -18,7 +18,8 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from cloud_server.attention import ragged_attention
-from cloud_server.kv_cache import PAGE_SLOTS, KvPool, KvShape, SessionCache
+from cloud_server.kv_cache import SessionCache
+from cloud_server.kv_pool import PAGE_SLOTS, KvPool, KvShape
 from cloud_server.lean import LeanDecoder, drop_layers, is_lean
 from cloud_server.model import LoadedModel
 from cloud_server.packed_linear import pack_linear_layers

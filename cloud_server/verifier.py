@@ -2,19 +2,24 @@
 
 Law 6: a step names wanted paths. What is cached is found, what is not is computed, and when memory runs short the
 least recently used session's cache goes; it is computed anew from its log when that session is next asked about.
+What another session has computed of the same log is taken from there.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 import torch
 
-from cloud_server.kv_cache import PAGE_SLOTS, KvPool, PoolFullError, SessionCache, Share
+from cloud_server.kv_cache import SessionCache, Share
+from cloud_server.kv_counters import KvCounters
+from cloud_server.kv_pool import PAGE_SLOTS, KvPool, PoolFullError
+from cloud_server.kv_sessions import SessionCaches
+from cloud_server.kv_transfer import export_kv, import_kv, kind_of
 from cloud_server.model import LoadedModel
 from cloud_server.ragged import ForwardBuilder
 from cloud_server.sampling import RowSpec, Sampler
@@ -58,7 +63,7 @@ class OutOfDeviceMemoryError(SlipstreamError):
 class _Wave:
     """Shares that are computed by one forward."""
 
-    shares: list[Share] = field(default_factory=list)
+    shares: list[tuple[SessionCache, Share]] = field(default_factory=list)
     sessions: set[int] = field(default_factory=set)
     rows: int = 0
 
@@ -78,20 +83,26 @@ class Verifier:
         *,
         step_floor_ms: float = 0.0,
         kv_limit_bytes: int | None = None,
+        prefix_reuse: bool = True,
         portable: bool = False,
+        target: Target | None = None,
     ) -> None:
         """Takes `loaded.module` over.
 
         Args:
             step_floor_ms: emulation of a slower target: a step with items lasts at least this long.
             kv_limit_bytes: memory for all sessions' keys and values; None: `default_kv_bytes`.
+            prefix_reuse: let a session whose log begins like another's start from what that one computed, also when
+                it is over. Texts do not depend on it; but how soon a text begins then tells whether somebody else has
+                sent the same beginning, and a benchmark that repeats its prompts measures something else.
             portable: compute on a CPU as an accelerator does, with nothing that is made for a CPU. Slower; what runs
                 on an accelerator can thus be tested without one.
+            target: of another verifier of the same model, whose weights are to be shared.
 
         Raises:
             UserError: the model cannot be served exactly, or the limit is too small for anything.
         """
-        self._target = Target(loaded, portable=portable)
+        self._target = Target(loaded, portable=portable) if target is None else target
         self._device = loaded.device
         self._floor_ns = round(step_floor_ms * 1e6)
         longest = loaded.context_length
@@ -107,9 +118,8 @@ class Verifier:
             context_length=_served_context(longest, self._pool),
         )
         self._sampler = Sampler(self._target.vocabulary_size, loaded.device)
-        self._caches: dict[int, SessionCache] = {}
-        """In order of use, the least recent first."""
-        self._evictions = 0
+        self._caches = SessionCaches(self._pool, sharing=prefix_reuse)
+        self._kind = kind_of(loaded.model_fingerprint, self._pool.shape)
         log.info(
             "verifying with %s: %s on %s, KV cache of %d tokens",
             loaded.name,
@@ -123,6 +133,11 @@ class Verifier:
         return self._info
 
     @property
+    def target(self) -> Target:
+        """The model, which other verifiers in this process may share: a forward changes nothing in it."""
+        return self._target
+
+    @property
     def pool(self) -> KvPool:
         """The KV memory, to be looked at only."""
         return self._pool
@@ -134,10 +149,15 @@ class Verifier:
     @property
     def evictions(self) -> int:
         """Sessions whose cache was dropped for memory so far."""
-        return self._evictions
+        return self._caches.counters.evictions
+
+    @property
+    def kv_counters(self) -> KvCounters:
+        """What the KV cache did and holds. Readable from any thread."""
+        return self._caches.counters
 
     def close(self) -> None:
-        self._forget_all()
+        self._caches.forget_all()
 
     @torch.inference_mode()
     def step(self, step: Step) -> StepOutcome:
@@ -151,27 +171,42 @@ class Verifier:
         """
         began = time.perf_counter_ns()
         for session in step.released:
-            self._forget(session)
+            self._caches.end(session)
         answers = {item.session: _Answer() for item in step.items}
         try:
             for wave in self._waves(step):
                 self._perform(wave, answers)
             self._synchronise()
         except torch.OutOfMemoryError as error:
-            self._forget_all()
+            self._caches.forget_all()
             torch.cuda.empty_cache()
             raise OutOfDeviceMemoryError(
                 f"{self._device} has too little memory for step {step.number} beside a KV cache of "
                 f"{self._pool.slots * self._pool.shape.token_bytes >> 20} MB: give that less (--kv-cache-mb)"
             ) from error
         except BaseException:
-            self._forget_all()  # the caches count tokens as held whose forward did not come to its end
+            self._caches.forget_all()  # the caches count tokens as held whose forward did not come to its end
             raise
         outcomes = tuple(self._outcome(item, answers[item.session]) for item in step.items)
         self._pool.apply_moves()  # of items that needed no forward; the next step's moves build on them
         if step.items and (rest := self._floor_ns - (time.perf_counter_ns() - began)) > 0:
             time.sleep(rest / 1e9)
         return StepOutcome(outcomes, (time.perf_counter_ns() - began) // 1000)
+
+    @torch.inference_mode()
+    def export_state(self, session: int) -> bytes | None:
+        """What is held of a session's log, for `import_state` of another worker (see `kv_state`); None: nothing."""
+        cache = self._caches.get(session)
+        return None if cache is None or not cache.length else export_kv(self._kind, cache, self._pool)
+
+    @torch.inference_mode()
+    def import_state(self, session: int, log: Sequence[int], state: bytes) -> int:
+        """Hold what another worker exported, as far as it is this log; returns how many tokens of it are held now.
+
+        Raises:
+            StateError: the state is damaged, of another format, model or dtype, or there is no room for it.
+        """
+        return import_kv(self._kind, self._caches, session, log, state)
 
     def _synchronise(self) -> None:
         """A step that draws nothing, a prefill, would come back before the accelerator is done with it, and the next
@@ -183,9 +218,10 @@ class Verifier:
     def _perform(self, wave: _Wave, answers: dict[int, _Answer]) -> None:
         """One forward: everything between a step's tokens and its facts."""
         self._pool.apply_moves()
-        forward = self._builder.build(wave.shares)
+        forward = self._builder.build([share for _, share in wave.shares])
         logits = self._target.logits(forward)
-        for share in wave.shares:
+        for cache, share in wave.shares:
+            cache.ready = cache.length
             answers[share.item.session].computed += share.rows
         if not forward.wanted:
             return
@@ -197,18 +233,21 @@ class Verifier:
     def _waves(self, step: Step) -> Iterator[_Wave]:
         """The step's items in as few forwards as memory allows: one, unless a cache has a long gap to fill."""
         wave = _Wave()
-        for item in step.items:
+        for asked in step.items:
+            while (item := self._caches.reuse(asked, wave.sessions)) is None:
+                yield wave
+                wave = _Wave()
             for part in self._parts(item):
                 if item.session in wave.sessions or wave.rows >= FORWARD_ROWS:
                     yield wave
                     wave = _Wave()
-                while (share := self._place(part, wave)) is None:
+                while (placed := self._place(part, wave)) is None:
                     yield wave
                     wave = _Wave()
-                if share.rows:
-                    wave.shares.append(share)
+                if placed[1].rows:
+                    wave.shares.append(placed)
                     wave.sessions.add(item.session)
-                    wave.rows += share.rows
+                    wave.rows += placed[1].rows
         if wave.shares:
             yield wave
 
@@ -221,30 +260,29 @@ class Verifier:
             yield replace(item, length=held, nodes=(), end_key=None)
         yield item
 
-    def _place(self, item: StepItem, wave: _Wave) -> Share | None:
-        """The item's share, after evicting other sessions if need be; None: the wave must be computed first.
+    def _place(self, item: StepItem, wave: _Wave) -> tuple[SessionCache, Share] | None:
+        """The session's cache and the item's share, after evicting other sessions if need be; None: the wave must be
+        computed first.
 
         Raises:
             SessionTooLongError: there is nobody left to evict.
         """
-        cache = self._caches.pop(item.session, None) or SessionCache()
-        self._caches[item.session] = cache
+        cache = self._caches.use(item.session)
         while True:
             try:
-                return cache.place(item, self._pool)
+                share = cache.place(item, self._pool)
             except PoolFullError as full:
-                others = (key for key in self._caches if key != item.session and key not in wave.sessions)
-                if (victim := next(others, None)) is not None:
-                    self._forget(victim)
-                    self._evictions += 1
-                elif wave.shares:
+                if self._caches.evict({item.session, *wave.sessions}):
+                    continue
+                if wave.shares:
                     return None
-                else:
-                    raise SessionTooLongError(
-                        item.session,
-                        f"session {item.session} with {item.length} tokens does not fit into a KV cache of "
-                        f"{self._pool.slots} tokens: raise its limit ({full})",
-                    ) from full
+                raise SessionTooLongError(
+                    item.session,
+                    f"session {item.session} with {item.length} tokens does not fit into a KV cache of "
+                    f"{self._pool.slots} tokens: raise its limit ({full})",
+                ) from full
+            self._caches.note(cache)
+            return cache, share
 
     def _outcome(self, item: StepItem, answer: _Answer) -> ItemOutcome:
         wanted = [] if item.end_key is None else [item.end_key]
@@ -256,15 +294,6 @@ class Verifier:
             cached_length=0 if cache is None else cache.length,
             computed=answer.computed,
         )
-
-    def _forget(self, session: int) -> None:
-        cache = self._caches.pop(session, None)
-        if cache is not None:
-            self._pool.release(cache.table)
-
-    def _forget_all(self) -> None:
-        for session in list(self._caches):
-            self._forget(session)
 
 
 def default_kv_bytes(device: torch.device) -> int:

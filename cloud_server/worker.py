@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+from shared.errors import SlipstreamError
 from shared.messages import ModelInfo
 from shared.step import Step, StepOutcome
+
+
+class StateError(SlipstreamError):
+    """A session's state cannot be taken over: damaged, or of another format, model or log. Nothing has changed."""
 
 
 @runtime_checkable
@@ -28,4 +34,21 @@ class Worker(Protocol):
 
     def close(self) -> None:
         """Give back memory; no call may follow. Closing twice is fine."""
+        ...
+
+
+@runtime_checkable
+class Movable(Protocol):
+    """A worker whose sessions can take their KV along. Called like `Worker.step`; a worker need not be one."""
+
+    def export_state(self, session: int) -> bytes | None:
+        """What it holds of a session, versioned and checksummed; None: nothing."""
+        ...
+
+    def import_state(self, session: int, log: Sequence[int], state: bytes) -> int:
+        """Hold what another worker exported of a session with this log; returns how many tokens of it are held now.
+
+        Raises:
+            StateError: it cannot be used.
+        """
         ...

@@ -1,4 +1,4 @@
-"""Command line of the edge: `edge-client generate`."""
+"""Command line of the edge: `edge-client generate`, `edge-client assist`."""
 
 from __future__ import annotations
 
@@ -6,21 +6,33 @@ from shared import interrupts
 
 with interrupts.Silent():
     import asyncio
-    import contextlib
     import json
     import os
     import secrets
     import sys
-    from collections.abc import Iterator
     from pathlib import Path
     from typing import TYPE_CHECKING, Annotated, Final
 
     import typer
     import uvloop
 
+    from edge_client.assist_command import assist
+    from edge_client.command_line import (
+        AllowInsecure,
+        Servers,
+        Tls,
+        TlsCa,
+        TlsCert,
+        TlsKey,
+        TlsServerName,
+        TokenFile,
+        interruptible,
+        remark,
+    )
     from edge_client.policies import Belief, DraftOptions, Mode, Pace, Shape, Sizing, Spread
     from edge_client.result import GenerateResult, GenerationFailedError
     from shared.errors import Status, UserError
+    from shared.policy.servers import Balance
     from shared.sampling import SamplingParams
     from shared.security import ClientSecurity
 
@@ -41,32 +53,6 @@ MENDABLE: Final = frozenset(
 SEED_BITS: Final = 53
 """Of a seed that is drawn here, so that every JSON reader keeps it exactly."""
 
-# How a command that dials a server protects the connection; `generate` puts them together.
-Tls = Annotated[bool, typer.Option("--tls", help="Encrypt, and trust the system's authorities.")]
-TlsCa = Annotated[Path | None, typer.Option(help="Encrypt, and trust this authority alone, PEM.")]
-TlsCert = Annotated[
-    Path | None,
-    typer.Option(help="Encrypt, and present this certificate, PEM; with --tls-key."),
-]
-TlsKey = Annotated[Path | None, typer.Option(help="Its private key, PEM, without a passphrase.")]
-TlsServerName = Annotated[
-    str | None,
-    typer.Option(help="Encrypt, and take this for the name that the server's certificate is for. [HOST]"),
-]
-TokenFile = Annotated[
-    Path | None,
-    typer.Option(
-        help="Send the token in this file with every call; never in plain text beyond this machine."
-    ),
-]
-AllowInsecure = Annotated[
-    bool,
-    typer.Option(
-        "--allow-insecure-beyond-loopback",
-        help="Dial another machine in plain text: everybody on the way can read and change prompt and text.",
-    ),
-]
-
 app = typer.Typer(
     rich_markup_mode=None, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
 )
@@ -82,7 +68,14 @@ def generate(
     *,
     prompt: Annotated[str | None, typer.Argument(help="Text to continue; - reads standard input.")] = None,
     prompt_file: Annotated[Path | None, typer.Option(help="Read the prompt from a file.")] = None,
-    server: Annotated[str, typer.Option(help="HOST:PORT of a cloud-server.")] = "127.0.0.1:50051",
+    server: Servers = None,
+    balance: Annotated[
+        Balance,
+        typer.Option(
+            help="Of several servers: the one with the most room, the one whose cache has prompts that begin like "
+            "this, or the first that answers."
+        ),
+    ] = Balance.LOAD,
     drafter: Annotated[
         str | None,
         typer.Option(
@@ -167,19 +160,26 @@ def generate(
     tls_server_name: TlsServerName = None,
     token_file: TokenFile = None,
     allow_insecure_beyond_loopback: AllowInsecure = False,
+    share: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the session's id and secret to this file while it is open, for edge-client assist --share FILE."
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object at the end instead of text as it comes.")
     ] = False,
 ) -> None:
     """Continue PROMPT with the model that the server holds. Text goes to stdout, remarks to stderr."""
-    with _interruptible():
+    with interruptible():
         text = _prompt(prompt, prompt_file)
         if temperature > 0.0 and seed is None:
             seed = secrets.randbits(SEED_BITS)
             if not as_json:
-                _remark(f"seed {seed} was drawn: --seed {seed} gives the same text again")
+                remark(f"seed {seed} was drawn: --seed {seed} gives the same text again")
         with interrupts.Silent():  # slow to import; --help does without
             from edge_client.app import ClientOptions, GenerateOptions  # noqa: PLC0415
+            from edge_client.options import DEFAULT_SERVER  # noqa: PLC0415
             from edge_client.sources import DEMO_DRAFTER, NO_DRAFTER  # noqa: PLC0415
 
         try:
@@ -202,15 +202,17 @@ def generate(
                     patience_ms=patience_ms,
                 ),
                 give_up_after_s=give_up_after,
+                share=share,
             )
             default = NO_DRAFTER if mode is Mode.CLOUD else str(DEMO_DRAFTER)
             client = ClientOptions(
-                server=server,
+                server=",".join(server) if server is not None else DEFAULT_SERVER,
                 drafter=drafter if drafter is not None else default,
                 tokenizer=tokenizer,
                 provider=provider,
                 threads=threads,
                 draft_floor_ms=draft_floor_ms,
+                balance=balance,
                 security=ClientSecurity(
                     tls=tls,
                     tls_ca=tls_ca,
@@ -228,7 +230,10 @@ def generate(
         if as_json:
             print(json.dumps(result.to_json(), allow_nan=False))
         for note in result.notes:
-            _remark(note)
+            remark(note)
+
+
+app.command()(assist)
 
 
 async def _generate(asked: GenerateOptions, client: ClientOptions, *, show: bool) -> GenerateResult:
@@ -239,7 +244,7 @@ async def _generate(asked: GenerateOptions, client: ClientOptions, *, show: bool
     def on_notice(notice: Notice) -> None:
         if shown and sys.stdout.isatty() and sys.stderr.isatty():
             print(file=sys.stderr)  # the text stands on the line that the cursor is on
-        _remark(str(notice))
+        remark(str(notice))
 
     def on_text(piece: str) -> None:
         nonlocal shown
@@ -251,14 +256,6 @@ async def _generate(asked: GenerateOptions, client: ClientOptions, *, show: bool
     finally:
         if shown:
             print(flush=True)
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise typer.Exit(interrupts.INTERRUPTED) from None
 
 
 def _prompt(prompt: str | None, file: Path | None) -> str:
@@ -294,10 +291,6 @@ def _shape(shape: Shape | None, *, tree: bool, chain: bool) -> Shape | None:
     return next(iter(asked), None)
 
 
-def _remark(text: str) -> None:
-    print(f"edge-client: {text}", file=sys.stderr, flush=True)
-
-
 def main() -> None:
     """Entry point of `edge-client`: exit code 2 and one line for what the user can mend, 1 for other failures."""
     # gRPC's C core writes its own lines to stderr, beside the one that says the same; read when it is imported.
@@ -305,13 +298,13 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        _remark(str(error))
+        remark(str(error))
         sys.exit(2)
     except GenerationFailedError as error:
-        _remark(str(error))
+        remark(str(error))
         sys.exit(2 if error.status in MENDABLE else 1)
     except ModuleNotFoundError as error:
-        _remark(f"{error.name} is not installed: install the edge's packages with pip install '.[edge]'")
+        remark(f"{error.name} is not installed: install the edge's packages with pip install '.[edge]'")
         sys.exit(2)
 
 

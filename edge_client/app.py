@@ -8,6 +8,7 @@ Example:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,20 +16,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from edge_client.checks import check_address, check_files, check_tokens, introduce, shortest_round_trip
+from edge_client.addresses import listed, split
+from edge_client.checks import check_files, check_tokens
+from edge_client.connections import Connections
 from edge_client.drafter.interface import Drafter
-from edge_client.driver import Brain, EdgeDriver, Event, Observe
+from edge_client.driver import NANOSECONDS, Brain, EdgeDriver, Event, Observe
 from edge_client.language import Language, TextSink, language_for
 from edge_client.model_thread import ModelThread
 from edge_client.notices import Notice, OnNotice, OutageWatch
 from edge_client.options import ClientOptions, GenerateOptions
 from edge_client.policies import DraftOptions, Mode, Shape, policies_for
 from edge_client.result import ConnectionLostError, GenerateResult, GenerationFailedError, Usage, notes_on
-from edge_client.security import ClientSecurity, secure
+from edge_client.route import Route, key_for
+from edge_client.security import ClientSecurity
+from edge_client.share import ShareFile
 from edge_client.sources import DEMO_DRAFTER, check_fits, drafter_path, is_profiled, open_drafter
 from edge_client.stats import Emulation, Timeline, stats_of
-from edge_client.transport import Transport
-from shared.errors import UserError
+from shared.errors import Status, UserError
 from shared.messages import ModelInfo
 from shared.policy.reconnect import Reconnect
 from shared.session.edge import Done, EdgeSession, Emit, Failed, Request
@@ -53,18 +57,22 @@ OnTokens = Callable[[tuple[int, ...]], None]
 
 
 class Client:
-    """A connection and a loaded drafter, for any number of generations, one after another or side by side."""
+    """Connections and a loaded drafter, for any number of generations, one after another or side by side."""
 
-    def __init__(self, options: ClientOptions, *, drafter: Drafter | None = None) -> None:
-        """`drafter` is used instead of the one that the options name, and closed with the client."""
+    def __init__(
+        self, options: ClientOptions, *, drafter: Drafter | None = None, on_notice: OnNotice | None = None
+    ) -> None:
+        """`drafter` is used instead of the one that the options name, and closed with the client.
+
+        `on_notice` is called when one of several servers cannot be used.
+        """
         self._options = options
         self._given = drafter
         self._drafter: Drafter | None = None
         self._thread = ModelThread(options.draft_floor_ms)
-        self._transport: Transport | None = None
+        self._connections = Connections(options, on_notice)
         self._info: ModelInfo | None = None
         self._language: Language | None = None
-        self._rtt_ns = 0
 
     @property
     def info(self) -> ModelInfo:
@@ -112,30 +120,37 @@ class Client:
             UserError: the request does not fit the model or the server.
             GenerationFailedError: the generation cannot go on.
         """
-        if self._transport is None or self._language is None:
+        if self._language is None:
             raise ValueError("the client is not open: use `async with`")
         draft, drafter = options.draft, self._drafter
         shape = None if drafter is None else draft.shape_for()
         request = self._request(options, self._language, drafting=shape is not None)
         context = 0 if drafter is None else drafter.context_length
         policies = policies_for(draft, shape, Reconnect(patience=options.give_up_after_s), context)
+        policies.moves = self._connections.several
+        await self._connections.refresh()
+        route = Route(self._connections, key_for(self._options.balance, request.prompt))
         session = EdgeSession(request, self.info, policies)
         output = _Output(len(request.prompt), self._language.stream(options.stop_strings), on_text, on_tokens)
-        brain = None if drafter is None else Brain(drafter, self._thread, request.sampling)
-        watch = OutageWatch(options.give_up_after_s, on_notice)
-        driver = EdgeDriver(session, self._transport, brain, output.take, _both(watch.observe, observe))
-        outcome = await driver.run()
+        brain = None if drafter is None else Brain(drafter, self._thread)
+        watch = OutageWatch(options.give_up_after_s, on_notice, lambda: self._connections.several)
+        share = None if options.share is None else ShareFile(options.share)
+        seen = watch.observe if share is None else _both(watch.observe, share.observe)
+        driver = EdgeDriver(session, route, brain, output.take, _both(seen, observe))
+        with share if share is not None else contextlib.nullcontext():
+            outcome = await driver.run()
         if isinstance(outcome, Failed):
-            raise self._failure(outcome, watch)
+            raise self._failure(outcome, watch, route)
         output.finish()
         stats = stats_of(
             output.timeline,
             session.counts,
             driver.traffic,
-            rtt_ns=self._rtt_ns if driver.rtt_ns is None else min(driver.rtt_ns, self._rtt_ns),
+            rtt_ns=self._round_trip(driver, route),
             mode=(Mode.CLOUD if shape is None else draft.mode).value,
             shape=None if shape is None else shape.value,
             emulation=self._emulation(),
+            servers=route.servers,
         )
         return GenerateResult(
             text="".join(output.pieces),
@@ -156,15 +171,11 @@ class Client:
 
     async def _open(self) -> None:
         options = self._options
-        check_address(options.server)
+        split(options.server)
         check_files(options, drafter_given=self._given is not None)
-        secrets = await asyncio.to_thread(secure, options.server, options.security)
-        self._transport = transport = Transport(options.server, secrets)
-        self._info = info = await introduce(transport, options.security, options.answer_within_s)
+        self._info = info = await self._connections.open()
         loading = asyncio.ensure_future(self._thread.call(self._load))
-        self._rtt_ns, drafter = await asyncio.gather(
-            shortest_round_trip(transport, options.security, options.answer_within_s, loading.done), loading
-        )
+        _, drafter = await asyncio.gather(self._connections.measure(loading.done), loading)
         if drafter is not None:
             self._drafter = drafter
             check_fits(drafter, info)
@@ -210,13 +221,21 @@ class Client:
             adaptive_patience_us=round(adaptive_ms * 1000),
         )
 
-    def _failure(self, outcome: Failed, watch: OutageWatch) -> GenerationFailedError:
+    def _round_trip(self, driver: EdgeDriver, route: Route) -> int | None:
+        measured = [self._connections.policy.latency(server) for server in route.servers]
+        return min((one for one in (driver.rtt_ns, *measured) if one is not None), default=None)
+
+    def _failure(self, outcome: Failed, watch: OutageWatch, route: Route) -> GenerationFailedError:
+        if outcome.status is Status.RESOURCE_EXHAUSTED and route.waits_ns:
+            return GenerationFailedError(outcome.status, _full(outcome.message, route))
         if not outcome.status.transient:
             return GenerationFailedError(outcome.status, outcome.message)
         tried = "" if watch.lasted_s is None else f" and did not come back in {watch.lasted_s:.1f} s"
+        servers = self._connections.servers
+        runs = "the server runs" if len(servers) == 1 else "the servers run"
         return ConnectionLostError(
             outcome.status,
-            f"the connection to {self._options.server} was lost ({watch.why}){tried}: see whether the server runs and "
+            f"the connection to {listed(servers)} was lost ({watch.why}){tried}: see whether {runs} and "
             "the network is up, then try again",
         )
 
@@ -230,9 +249,8 @@ class Client:
         if self._drafter is not None:
             self._drafter.close()
             self._drafter = None
-        if self._transport is not None:
-            await self._transport.close()
-            self._transport = None
+        await self._connections.close()
+        self._language = None
 
 
 async def generate(
@@ -244,8 +262,16 @@ async def generate(
     on_notice: OnNotice | None = None,
 ) -> GenerateResult:
     """One generation with a client of its own; see `Client`."""
-    async with Client(client) as opened:
+    async with Client(client, on_notice=on_notice) as opened:
         return await opened.generate(options, on_text=on_text, on_tokens=on_tokens, on_notice=on_notice)
+
+
+def _full(message: str, route: Route) -> str:
+    waits = [wait for wait in route.waits_ns.values() if wait is not None]
+    again = f": try again in {min(waits) / NANOSECONDS:g} s" if waits else ""
+    if len(route.waits_ns) == 1:
+        return f"{message}{again}"
+    return f"none of {listed([*route.waits_ns])} has room for the session ({message}){again}"
 
 
 def _both(first: Observe, second: Observe | None) -> Observe:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from edge_client.addresses import listed
 from edge_client.handshake import diagnose
 from edge_client.options import ClientOptions
 from edge_client.result import GenerationFailedError
@@ -22,13 +23,15 @@ LEAST_DIAGNOSIS_S: Final = 1.0
 """What is left to find out why nobody answers, when waiting for the answer took all the time there was."""
 
 
-def check_address(server: str) -> None:
-    """Raises `UserError` unless `server` is HOST:PORT or a target URI."""
-    if "://" in server or server.startswith("unix:"):
-        return
-    host, _, port = server.rpartition(":")
-    if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
-        raise UserError(f"--server {server}: expected HOST:PORT, such as 127.0.0.1:50051")
+class NoAnswerError(UserError):
+    """Nobody answers at a server's address, and nothing says why."""
+
+    def __init__(self, servers: Sequence[str]) -> None:
+        super().__init__(
+            f"no server answers at {listed(servers, 'or')}: start one with `cloud-server serve`, or name another "
+            "with --server HOST:PORT"
+        )
+        self.servers = tuple(servers)
 
 
 def check_files(options: ClientOptions, *, drafter_given: bool) -> None:
@@ -70,11 +73,7 @@ async def introduce(transport: Transport, security: ClientSecurity, within_s: fl
             case Status.UNAVAILABLE | Status.DEADLINE_EXCEEDED:
                 left = max(within_s - (time.monotonic() - began), LEAST_DIAGNOSIS_S)
                 found = await asyncio.to_thread(diagnose, transport.server, security, transport.secrets, left)
-                raise UserError(
-                    found
-                    or f"no server answers at {transport.server}: start one with `cloud-server serve`, or name another "
-                    "with --server HOST:PORT"
-                ) from error
+                raise (NoAnswerError([transport.server]) if found is None else UserError(found)) from error
             case Status.UNAUTHENTICATED:
                 raise UserError(_turned_away(transport.server, security)) from error
             case Status.UNIMPLEMENTED:

@@ -9,18 +9,21 @@ from typing import Final
 from edge_client.policies import DraftOptions
 from edge_client.security import ClientSecurity
 from edge_client.sources import DEMO_DRAFTER
+from shared.policy.servers import Balance
 from shared.sampling import SamplingParams
 
+DEFAULT_SERVER: Final = "127.0.0.1:50051"
 MOST_NEW_TOKENS: Final = 1 << 30
 """Lengths are 32-bit numbers on the wire."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClientOptions:
-    """A server and a drafter."""
+    """A server, or several of them, and a drafter."""
 
-    server: str = "127.0.0.1:50051"
-    """HOST:PORT, or a target URI that gRPC dials."""
+    server: str = DEFAULT_SERVER
+    """HOST:PORT, or a target URI that gRPC dials; several with commas between. A name with several addresses is several
+    servers."""
     drafter: str = str(DEMO_DRAFTER)
     """A path, a name below `models/`, `profiled:acceptance=0.8,...` (`shared.profiled.Profile`), or `none`."""
     tokenizer: Path | None = None
@@ -34,6 +37,8 @@ class ClientOptions:
     answer_within_s: float = 5.0
     """How long the server may take to introduce itself."""
     security: ClientSecurity = ClientSecurity()  # noqa: RUF009 - a frozen value
+    balance: Balance = Balance.LOAD
+    """How generations are spread over several servers."""
 
     def __post_init__(self) -> None:
         if self.threads < 1:
@@ -59,6 +64,8 @@ class GenerateOptions:
     draft: DraftOptions = DraftOptions()  # noqa: RUF009 - a frozen value
     give_up_after_s: float = 30.0
     """A lost stream is opened again until nothing was committed for so long."""
+    share: Path | None = None
+    """A file for the session's id and secret as long as it is open, by which a second device may draft for it."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_new_tokens <= MOST_NEW_TOKENS:

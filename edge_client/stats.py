@@ -126,6 +126,7 @@ class Stats:
     shape: str | None
     """None: nothing was drafted."""
     reconnects: int
+    """Streams that were opened again after a loss."""
     steps: int
     """Verify steps that this session took part in."""
     self_decoded: int
@@ -133,6 +134,10 @@ class Stats:
     forwards: int
     """Drafter forwards."""
     emulation: Emulation
+    moves: int = 0
+    """Times that it went on at another server because its own was going away."""
+    servers: tuple[str, ...] = ()
+    """Where it was opened, one after another."""
 
 
 def stats_of(
@@ -144,6 +149,7 @@ def stats_of(
     mode: str,
     shape: str | None,
     emulation: Emulation,
+    servers: Sequence[str] = (),
 ) -> Stats:
     """The figures of a generation that is over."""
     return Stats(
@@ -167,6 +173,8 @@ def stats_of(
         self_decoded=counts.self_decoded,
         forwards=counts.forwards,
         emulation=emulation,
+        moves=counts.moves,
+        servers=tuple(servers),
     )
 
 

@@ -6,7 +6,7 @@ Retrying is not decided here: a stream ends once, with a status, and the session
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,12 +16,13 @@ from edge_client.security import ClientSecrets, metadata, open_channel
 from edge_client.stats import Traffic
 from shared import wire
 from shared.errors import ContractViolation, SlipstreamError, Status
-from shared.messages import CloudMessage, EdgeMessage, ModelInfo
+from shared.messages import CloudMessage, EdgeMessage, ModelInfo, SessionNotice
 from shared.pb.slipstream.v1 import slipstream_pb2 as pb
 from shared.pb.slipstream.v1 import slipstream_pb2_grpc as pb_grpc
 
 Call = grpc.aio.StreamStreamCall[pb.EdgeMessage, pb.CloudMessage]
 
+PUSHBACK: Final = "grpc-retry-pushback-ms"
 FAREWELL_S: Final = 1.0
 """How long a stream that this side ends may take to end on the other."""
 CHANNEL_OPTIONS: Final = (
@@ -51,6 +52,14 @@ class CallFailedError(SlipstreamError):
 
 
 @dataclass(frozen=True, slots=True)
+class Dialled:
+    """A stream was begun, to this server."""
+
+    stream: int
+    server: str
+
+
+@dataclass(frozen=True, slots=True)
 class Received:
     """A message came down."""
 
@@ -65,6 +74,8 @@ class Ended:
     stream: int
     status: Status
     detail: str
+    wait_ns: int | None = None
+    """When a full server said to come again: so long after this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +118,39 @@ class Transport:
         """Open a stream that calls itself `number` in everything it posts. Messages may be sent at once."""
         return Stream(number, self._stub.Decode(metadata=self._metadata), traffic, post)
 
+    def watch_sessions(self) -> Watch:
+        """Every session of the server, as they come."""
+        return Watch(self._stub.WatchSessions(pb.WatchSessionsRequest(), metadata=self._metadata))
+
     async def close(self) -> None:
         """End the channel, and with it every stream."""
         await self._channel.close()
+
+
+class Watch:
+    """One `WatchSessions` call: an asynchronous iterator that ends with an error, since a watch has no end of its own.
+
+    Raises:
+        CallFailedError: by iterating; it was refused, or is over.
+    """
+
+    def __init__(self, call: grpc.aio.UnaryStreamCall[pb.WatchSessionsRequest, pb.SessionNotice]) -> None:
+        self._call = call
+        self.stood = False
+        """Whether the server has let it in."""
+
+    async def __aiter__(self) -> AsyncIterator[SessionNotice]:
+        try:
+            # Sent at once by a server that lets this in: perhaps long before there is a session.
+            await self._call.initial_metadata()
+            self.stood = not self._call.done()
+            async for notice in self._call:
+                yield wire.session_notice_from_wire(notice)
+            raise CallFailedError(Status.UNAVAILABLE, "the server ended the watch")
+        except grpc.aio.AioRpcError as error:
+            raise CallFailedError(_status(error.code()), error.details() or "no details") from error
+        finally:
+            self._call.cancel()
 
 
 class Stream:
@@ -162,19 +203,28 @@ class Stream:
             pass  # the stream is over: the reader says how
 
     async def _read(self) -> None:
+        wait: int | None = None
         try:
             while isinstance(body := await self._call.read(), pb.CloudMessage):
                 self._traffic.down += body.ByteSize()
                 self._post(Received(self.number, wire.cloud_message_from_wire(body)))
             status, detail = _status(await self._call.code()), await self._call.details() or ""
+            wait = _wait_ns(await self._call.trailing_metadata())
         except grpc.aio.AioRpcError as error:
             status, detail = _status(error.code()), error.details() or ""
+            wait = _wait_ns(error.trailing_metadata())
         except ContractViolation as violation:
             self._call.cancel()
             status, detail = Status.INTERNAL, f"the server broke the contract: {violation.message}"
         if status is Status.CANCELLED:  # not by this side, which does not read on when it cancels
             status, detail = Status.UNAVAILABLE, "the server gave the stream up"
-        self._post(Ended(self.number, status, detail))
+        self._post(Ended(self.number, status, detail, wait))
+
+
+def _wait_ns(trailing: Iterable[tuple[str, str | bytes]] | None) -> int | None:
+    """How long a server asks to be left alone, as gRPC's own retries read it: decimal milliseconds."""
+    said = dict(trailing or ()).get(PUSHBACK)
+    return int(said) * 1_000_000 if isinstance(said, str) and said.isdecimal() else None
 
 
 def _status(code: grpc.StatusCode) -> Status:

@@ -38,10 +38,12 @@ class SlipstreamError(Exception):
 class ContractViolation(SlipstreamError):
     """The peer broke a rule of the contract (proto/README.md). Nothing has been changed by the message."""
 
-    def __init__(self, status: Status, message: str) -> None:
+    def __init__(self, status: Status, message: str, *, retry_ms: int | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
+        self.retry_ms = retry_ms
+        """For want of room only: in how many milliseconds there is probably some."""
 
 
 class UserError(SlipstreamError):

@@ -46,6 +46,8 @@ class Limits:
     max_patience_us: int = 5_000_000
     run_ahead: int = 1024
     """Self-decode stops this many tokens past the `seen` that the edge has reported."""
+    max_attached: int = 8
+    """Streams that may be attached to one session; 0: no such limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,12 @@ class ModelInfo:
     """End-of-sequence ids, for an edge that asks for the model's own."""
     limits: Limits = field(default_factory=Limits)
     protocol_version: int = PROTOCOL_VERSION
+    takes_attached: bool = False
+    """Whether streams may be attached to sessions."""
+    open_sessions: int = 0
+    """Sessions that are open now; 0: none, or the server does not say."""
+    sp_degree: int = 0
+    """Steps of one session that may be under way at once; 0 and 1: one at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +92,22 @@ class Open:
     more: bool = False
     """Further `Open` parts follow, each with more `tokens`; every other field counts in the first part."""
     protocol_version: int = PROTOCOL_VERSION
+    session_id: str = ""
+    """The session that this log is the log of, if it may still be served; empty: none."""
+    secret: str = field(default="", repr=False)
+    """Of that session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    """First message of a stream that brings drafts for a session that another stream has opened."""
+
+    session_id: str
+    secret: str = field(repr=False)
+    model_fingerprint: str = ""
+    """Empty: not checked."""
+    tokenizer_fingerprint: str = ""
+    protocol_version: int = PROTOCOL_VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +126,7 @@ class Draft:
     seen: int
     """Log length that the edge has seen."""
     step_now: bool = False
-    """Asks for one token now, without waiting out the patience."""
+    """Asks for one token now, without waiting out the patience. Of no effect on an attached stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +137,7 @@ class Close:
     """Tokens at and after this log position do not count in the usage; None: all count."""
 
 
-EdgeMessage = Open | Draft | Close
+EdgeMessage = Open | Attach | Draft | Close
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,15 +145,37 @@ class Opened:
     """The session is open."""
 
     session_id: str
-    secret: str
+    secret: str = field(repr=False)
+    """Whoever has it can read the session, draft for it and take it over: it is logged nowhere."""
     seed: int
     model_fingerprint: str
     limits: Limits
+    sp_degree: int = 0
+    """See `ModelInfo.sp_degree`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """The stream is attached: the session as it is now."""
+
+    tokens: tuple[int, ...]
+    """The log."""
+    prompt_length: int
+    max_length: int
+    sampling: SamplingParams
+    stop_tokens: tuple[int, ...]
+    model_fingerprint: str
+    limits: Limits
+    sp_degree: int = 0
+    """See `ModelInfo.sp_degree`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """Tokens that are now in the log, and what they cost since the commit before (all counts are deltas)."""
+    """Tokens that are now in the log, and what they cost since the commit before (all counts are deltas).
+
+    `judged`, `accepted`, `received` and `stale` are of this stream's own drafts.
+    """
 
     position: int
     """Log index of the first token."""
@@ -144,15 +190,15 @@ class Commit:
     facts: int = 0
     """Facts evaluated for this session."""
     judged: int = 0
-    """Committed tokens for which the cloud held at least one draft."""
+    """Committed tokens for which the cloud held at least one draft of this stream."""
     accepted: int = 0
-    """Committed tokens that a draft had right."""
+    """Committed tokens that a draft of this stream had right."""
     received: int = 0
     """Draft nodes received."""
     stale: int = 0
     """Draft nodes that were dead on arrival."""
     self_decoded: int = 0
-    """Steps that the session took without any draft of its own."""
+    """Steps that the session took without any draft, whoever's."""
     advised_window: int = 0
     """How many nodes in flight are worth it now; 0: no advice."""
 
@@ -178,4 +224,12 @@ class Finish:
     """Tokens that count: those before `Close.position` if one was given."""
 
 
-CloudMessage = Opened | Commit | Drain | Finish
+CloudMessage = Opened | Attached | Commit | Drain | Finish
+
+
+@dataclass(frozen=True, slots=True)
+class SessionNotice:
+    """A session that whoever watches a server may attach to."""
+
+    session_id: str
+    secret: str = field(repr=False)

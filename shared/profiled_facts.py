@@ -54,6 +54,16 @@ class ProfiledFacts:
         """Drop what is held of a session."""
         self._held.pop(session, None)
 
+    def length_of(self, session: int) -> int:
+        """Trunk tokens that are held of a session."""
+        held = self._held.get(session)
+        return held.length if held is not None else 0
+
+    def hold(self, session: int, length: int) -> None:
+        """So many trunk tokens of a session have come from another worker."""
+        held = self._held.setdefault(session, _Held(PrefixStates(self._pair)))
+        held.length = max(held.length, length)
+
     def forget_all(self) -> None:
         """Drop what is held of every session."""
         self._held.clear()

@@ -83,33 +83,33 @@ def read_client(security: ClientSecurity) -> ClientSecrets:
     return ClientSecrets(roots, certificate, key, security.tls_server_name, token)
 
 
-def read_tokens(path: Path) -> tuple[str, ...]:
-    """Tokens, one per line; blank lines and lines that begin with # do not count.
+def read_tokens(path: Path, flag: str = "--token-file") -> tuple[str, ...]:
+    """Tokens, one per line; blank lines and lines that begin with # do not count. `flag` named the file.
 
     Raises:
         UserError: there is none, or one that is short or cannot be sent. Names its line, never the token.
     """
     try:
-        lines = _read(path, "--token-file").decode().splitlines()
+        lines = _read(path, flag).decode().splitlines()
     except UnicodeDecodeError as error:
-        raise UserError(f"--token-file {path} is not text: give one token per line") from error
+        raise UserError(f"{flag} {path} is not text: give one token per line") from error
     tokens: list[str] = []
     for number, line in enumerate(map(str.strip, lines), 1):
         if not line or line.startswith("#"):
             continue
         if len(line) < SHORTEST_TOKEN:
             raise UserError(
-                f"--token-file {path}: the token in line {number} has {len(line)} characters, at least "
+                f"{flag} {path}: the token in line {number} has {len(line)} characters, at least "
                 f"{SHORTEST_TOKEN} are wanted: draw one with `openssl rand -hex 32`"
             )
         if not _TOKEN.fullmatch(line):
             raise UserError(
-                f"--token-file {path}: the token in line {number} has characters that cannot be sent: use ASCII "
+                f"{flag} {path}: the token in line {number} has characters that cannot be sent: use ASCII "
                 "letters and digits"
             )
         tokens.append(line)
     if not tokens:
-        raise UserError(f"--token-file {path} holds no token: write one with `openssl rand -hex 32`")
+        raise UserError(f"{flag} {path} holds no token: write one with `openssl rand -hex 32`")
     return tuple(tokens)
 
 

@@ -48,7 +48,8 @@ class StepItem:
     nodes: tuple[StepNode, ...]
     """In topological order."""
     end_key: int | None
-    """Key under which the fact at the trunk's end is wanted; None: not wanted (a prefill chunk, or known)."""
+    """Key under which the fact at the trunk's end is wanted; None: not wanted (a prefill chunk, or another worker has
+    been asked for it)."""
     sampling: SamplingParams
     prompt_length: int
 
@@ -66,6 +67,8 @@ class Step:
     items: tuple[StepItem, ...]
     released: tuple[int, ...] = ()
     """Sessions that have ended since the last step on this worker: their KV may go."""
+    worker: int = 0
+    """Who is to perform it."""
 
 
 @dataclass(frozen=True, slots=True)

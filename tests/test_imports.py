@@ -78,7 +78,16 @@ TABLE = {
     ),
     "cloud_server": Room(
         own=_SHARED | {"cloud_server"},
-        third_party=BOTH_SIDES | {"grpc_health", "grpc_reflection", "safetensors", "torch", "transformers"},
+        third_party=BOTH_SIDES
+        | {
+            "grpc_health",
+            "grpc_reflection",
+            "prometheus_client",
+            "ray",
+            "safetensors",
+            "torch",
+            "transformers",
+        },
         closed=frozenset({"shared.sim"}),
     ),
 }

@@ -35,7 +35,7 @@ def test_a_changed_contract_changes_the_code(tmp_path: Path, monkeypatch: pytest
     for source in gen_proto.PROTO.rglob("*.proto"):
         copy = proto / source.relative_to(gen_proto.PROTO)
         copy.parent.mkdir(parents=True)
-        copy.write_text(source.read_text().replace("bool more = 11;", "bool more = 13;"))
+        copy.write_text(source.read_text().replace("bool more = 11;", "bool more = 99;"))
     monkeypatch.setattr(gen_proto, "PROTO", proto)
     gen_proto.generate(tmp_path / "out")
     name = "slipstream/v1/slipstream_pb2.py"

@@ -45,6 +45,24 @@ def _alone(settings: BenchSettings) -> Section:
     return measure_alone(settings)
 
 
+def _many(settings: BenchSettings) -> Section:
+    from scripts.bench.many import measure_many  # noqa: PLC0415
+
+    return measure_many(settings)
+
+
+def _prefix(settings: BenchSettings) -> Section:
+    from scripts.bench.cache import measure_prefix  # noqa: PLC0415
+
+    return measure_prefix(settings)
+
+
+def _memory(settings: BenchSettings) -> Section:
+    from scripts.bench.cache import measure_memory  # noqa: PLC0415
+
+    return measure_memory(settings)
+
+
 def _pair(settings: BenchSettings) -> Section:
     from scripts.bench.pair import measure_pair  # noqa: PLC0415
 
@@ -61,6 +79,9 @@ SECTIONS: Final[dict[str, Callable[[BenchSettings], Section]]] = {
     "drafter": _drafter,
     "verifier": _verifier,
     "alone": _alone,
+    "many": _many,
+    "prefix": _prefix,
+    "memory": _memory,
     "pair": _pair,
     "live": _live,
 }

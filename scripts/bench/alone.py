@@ -51,7 +51,7 @@ def measure_alone(settings: BenchSettings) -> Section:
     torch.set_num_threads(threads)
     target = settings.pair / "target"
     peer, sessions = PeerTarget(target), count()
-    bare, served = (Verifier(load_model(target, "cpu", "float32")) for _ in range(2))
+    bare, served = (Verifier(load_model(target, "cpu", "float32"), prefix_reuse=False) for _ in range(2))
 
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(target_server(settings, threads))

@@ -131,6 +131,7 @@ def target_server(settings: BenchSettings, threads: int) -> Iterator[Child]:
     """The pair's target in a process of its own."""
     command = python("-m", "cloud_server", "serve", "--listen", "127.0.0.1:0", "--device", "cpu")
     command += ["--dtype", "float32", "--threads", str(threads), "--model", str(settings.pair / "target")]
-    command += ["--no-prompt-lookup"]  # one token a step where nothing is drafted, as the peers decode
+    # One token a step where nothing is drafted, and every prompt computed, as the peers decode.
+    command += ["--no-prompt-lookup", "--no-prefix-reuse"]
     with child(f"server with {threads} threads", command) as server:
         yield server

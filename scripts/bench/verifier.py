@@ -77,7 +77,7 @@ class Workload:
 def measure_verifier(settings: BenchSettings) -> Section:
     """Milliseconds per step of both, for every number of sessions, greedy and at temperature 1."""
     torch.set_num_threads(settings.threads)
-    verifier = Verifier(load_model(settings.pair / "target", "cpu", "float32"))
+    verifier = Verifier(load_model(settings.pair / "target", "cpu", "float32"), prefix_reuse=False)
     peer = AutoModelForCausalLM.from_pretrained(settings.pair / "target", dtype=torch.float32).eval()
     figures, notes = [], []
     cases = [(sessions, False) for sessions in settings.session_counts]

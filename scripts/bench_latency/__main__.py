@@ -14,7 +14,7 @@ from typing import Annotated, Final
 import typer
 from rich.console import Console
 
-from edge_client.__main__ import AllowInsecure, Tls, TlsCa, TlsCert, TlsKey, TlsServerName, TokenFile
+from edge_client.command_line import AllowInsecure, Tls, TlsCa, TlsCert, TlsKey, TlsServerName, TokenFile
 from edge_client.options import ClientOptions
 from scripts.bench_latency.check import CheckSize, check_plan, judge
 from scripts.bench_latency.check_report import show_verdicts, write_verdicts

@@ -49,6 +49,7 @@ class Deployment:
         ]
         if pair.profile is None:
             command += ["--device", "cpu", "--dtype", "float32", "--threads", str(self.threads)]
+            command += ["--no-prefix-reuse"]  # all arms write after the same prompts, and each pays for them
         if pair.step_floor_ms:
             command += ["--step-floor-ms", str(pair.step_floor_ms)]
         return python(*command, *switches(arm.cloud), *arm.server)
@@ -78,7 +79,6 @@ class Deployment:
 
 
 def switches(cloud: CloudPolicies) -> list[str]:
-    """The server's options for `cloud`: each of its fields has one of its name."""
-    return [
-        f"--{'' if getattr(cloud, one.name) else 'no-'}{one.name.replace('_', '-')}" for one in fields(cloud)
-    ]
+    """The server's options for what `cloud` switches on and off: each of these fields has one of its name."""
+    values = {one.name.replace("_", "-"): getattr(cloud, one.name) for one in fields(cloud)}
+    return [f"--{'' if value else 'no-'}{name}" for name, value in values.items() if isinstance(value, bool)]

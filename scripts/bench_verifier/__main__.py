@@ -171,7 +171,9 @@ def _measure(
         if place.type == "cpu" and found.dtype == "float32":
             # The other half of the question, which needs no accelerator.
             progress.update(bar, description="flips in bfloat16")
-            verifier = Verifier(make("bfloat16", grid.context_length), kv_limit_bytes=FLIP_KV_BYTES)
+            verifier = Verifier(
+                make("bfloat16", grid.context_length), kv_limit_bytes=FLIP_KV_BYTES, prefix_reuse=False
+            )
             found.flips.append(measure_flips(verifier, "bfloat16", FLIP_ROUNDS))
 
 
@@ -185,7 +187,9 @@ def _measure_dtype(
 ) -> None:
     loaded = make(found.dtype, grid.context_length)
     found.bounds = measure_bounds(place, loaded.dtype)
-    verifier = Verifier(loaded, kv_limit_bytes=kv_bytes(found.shape, found.dtype, grid, place))
+    verifier = Verifier(
+        loaded, kv_limit_bytes=kv_bytes(found.shape, found.dtype, grid, place), prefix_reuse=False
+    )
     measure_curve(verifier, grid, place, temperature, done)
     found.flips.append(measure_flips(verifier, found.dtype, FLIP_ROUNDS))
 

@@ -98,7 +98,7 @@ def check_greedy(make: Maker, *, portable: bool) -> Finding:
         for _ in range(PROMPTS)
     ]
     right = [_generate(loaded, prompt) for prompt in prompts]
-    verifier = Verifier(loaded, kv_limit_bytes=KV_BYTES, portable=portable)
+    verifier = Verifier(loaded, kv_limit_bytes=KV_BYTES, prefix_reuse=False, portable=portable)
     texts, widest = decode_with_drafts(verifier, prompts, right, NEW_TOKENS)
     same = sum(a == b for a, b in zip(texts, right, strict=True))
     how = "the accelerator's path on a CPU" if portable else "float32"
@@ -112,7 +112,9 @@ def check_greedy(make: Maker, *, portable: bool) -> Finding:
 
 def check_flips(make: Maker, dtype: str) -> Finding:
     """Facts depend on their company only in near-ties; in float32 not even there, as far as was seen."""
-    report = measure_flips(Verifier(make(dtype, CONTEXT), kv_limit_bytes=KV_BYTES), dtype, rounds=1)
+    report = measure_flips(
+        Verifier(make(dtype, CONTEXT), kv_limit_bytes=KV_BYTES, prefix_reuse=False), dtype, rounds=1
+    )
     facts = sum(one.facts for one in report.flips)
     return Finding(
         f"flips, {dtype}",

@@ -9,7 +9,7 @@ from typing import Final
 import psutil
 import torch
 
-from cloud_server.kv_cache import PAGE_SLOTS
+from cloud_server.kv_pool import PAGE_SLOTS
 from cloud_server.verifier import DRAFT_SLOTS, Verifier, default_kv_bytes
 from scripts.bench_verifier.workload import Effort, Sessions, median_ms
 from shared.hardware import ModelShape, StepPoint

@@ -240,3 +240,48 @@ class MeasuredBudget:
 def rank_value(acceptance: float, rank: int) -> float:
     """Expected worth of a session's node by its rank in that session's own order."""
     return min(max(acceptance, 0.05), 0.99) ** (rank + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """One session whose end goes into the next step, if there is room."""
+
+    wanted: int
+    """Since when (ns)."""
+    session: int
+    length: int
+    """Of its log, tokens."""
+
+
+class Batching(Protocol):
+    """Chooses whose ends share a step where there are more than it takes."""
+
+    def choose(self, due: Sequence[Due], most: int | None) -> list[int]:
+        """At most `most` sessions (None: all), the one that has waited longest always among them (law 4)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Fifo:
+    """Who has waited longest."""
+
+    def choose(self, due: Sequence[Due], most: int | None) -> list[int]:
+        """See `Batching.choose`."""
+        return [one.session for one in sorted(due, key=lambda one: (one.wanted, one.session))[:most]]
+
+
+@dataclass(frozen=True, slots=True)
+class LengthAware:
+    """Who has waited longest, and those whose logs are about as long: a step pads to its longest log."""
+
+    def choose(self, due: Sequence[Due], most: int | None) -> list[int]:
+        """See `Batching.choose`."""
+        if most is None or len(due) <= most:
+            return Fifo().choose(due, most)
+        oldest = min(due, key=lambda one: (one.wanted, one.session))
+
+        def distance(one: Due) -> tuple[float, int, int]:
+            return abs(math.log(one.length / oldest.length)), one.wanted, one.session
+
+        chosen = sorted((one for one in due if one is not oldest), key=distance)[: max(0, most - 1)]
+        return Fifo().choose([oldest, *chosen], None)

@@ -45,8 +45,8 @@ class Pacing(Protocol):
         """A stream stands, on which nothing was sent yet."""
         ...
 
-    def answered(self, now: int) -> None:
-        """The cloud has opened the session."""
+    def answered(self, now: int, steps_at_once: int) -> None:
+        """The cloud has opened the session; so many of its verify steps may run at the same time."""
         ...
 
     def drafted(self, duration: int) -> None:
@@ -76,7 +76,7 @@ class Unpaced:
     def opened(self, now: int) -> None:
         """See `Pacing.opened`."""
 
-    def answered(self, now: int) -> None:
+    def answered(self, now: int, steps_at_once: int) -> None:
         """See `Pacing.answered`."""
 
     def drafted(self, duration: int) -> None:
@@ -124,9 +124,10 @@ class Coalescing:
     While a verify step runs, the cloud does not look at what arrives: nodes wait for each other and share the last
     message that is in time for the next step. Steps begin when commits leave, so the edge knows the beat; how long
     before it a message must leave is learned from which commits know of which messages, whatever the delay is made of.
-    Where jitter is as long as a step, every message leaves at once. On a slow uplink a message leaves when the one
-    before it has gone through, with the likeliest nodes of that moment: what would queue in the network, out of date on
-    arrival, waits here, where it dies with the commit that contradicts it. The first nodes of a new end never wait.
+    Where jitter is as long as a step, or the cloud runs several steps of a session at once, every message leaves at
+    once. On a slow uplink a message leaves when the one before it has gone through, with the likeliest nodes of that
+    moment: what would queue in the network, out of date on arrival, waits here, where it dies with the commit that
+    contradicts it. The first nodes of a new end never wait.
     """
 
     share: UplinkShare = field(default_factory=UplinkShare)
@@ -145,6 +146,8 @@ class Coalescing:
     _round_trip: float = math.inf
     """Shortest time from a message to what shows that it arrived (ns). Where the path gets longer, the margin grows."""
     _opened_at: int = 0
+    _no_beat: bool = False
+    """The cloud begins another step whenever there is something to verify: no message is worth holding back."""
     _last_commit: int | None = None
     _last_sent: int | None = None
     _fresh_at: int | None = None
@@ -158,7 +161,7 @@ class Coalescing:
         """See `Pacing.may_send`."""
         if pending == 0 or self.share.room(now) == 0:
             return False
-        if in_flight == 0 or exhausted or self._awaited(now):
+        if in_flight == 0 or exhausted or self._no_beat or self._awaited(now):
             return True
         if not self._gap:
             return self._last_sent is None or now - self._last_sent >= UNKNOWN_GAP_MS * MS
@@ -190,8 +193,9 @@ class Coalescing:
         self._opened_at = now
         self._last_commit = self._last_sent = self._fresh_at = None
 
-    def answered(self, now: int) -> None:
+    def answered(self, now: int, steps_at_once: int) -> None:
         """See `Pacing.answered`. Messages that keep to the beat all wait equally long: they alone would not tell."""
+        self._no_beat = steps_at_once > 1
         self._round_trip = min(self._round_trip, now - self._opened_at)
 
     def drafted(self, duration: int) -> None:
@@ -263,9 +267,9 @@ class AtOnce:
         """See `Pacing.opened`."""
         self.beat.opened(now)
 
-    def answered(self, now: int) -> None:
+    def answered(self, now: int, steps_at_once: int) -> None:
         """See `Pacing.answered`."""
-        self.beat.answered(now)
+        self.beat.answered(now, steps_at_once)
 
     def drafted(self, duration: int) -> None:
         """See `Pacing.drafted`."""

@@ -8,58 +8,38 @@ Laws kept here:
 4. Every step makes progress: while the log is open, the fact at its end is in flight, due (`end_due_at` <= now),
    or waiting out a finite patience. Facts that a failed step owed are missing again (`give_back`). The one
    exception is the contract's own: an edge that stops reporting `seen` stops self-decode after `run_ahead` tokens.
-   What the cloud guesses itself neither ends a wait nor keeps a log going past it: only an edge's drafts do.
+   What the cloud guesses itself neither ends a wait nor keeps a log going past it: only an edge's drafts do, and past
+   it only those of the session's owner.
 7. Pure: time is an argument (ns), effects are returned in the order in which they are to be performed.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 
 from shared.errors import ContractViolation, Status
-from shared.messages import Close, Commit, Draft, Finish, FinishReason, ModelInfo, Open, Opened
+from shared.messages import Close, Draft, Finish, FinishReason, ModelInfo, Open
 from shared.policy.lookup import PromptLookup
+from shared.session.asking import step_nodes, with_ancestors
 from shared.session.cloud_effects import CloudEffect, EndStream, Send
+from shared.session.drafters import Drafter, Drafters, farewell
 from shared.session.guesses import Guessed, Guesses
+from shared.session.joining import attached, caught_up, check_detach, continues, opened
 from shared.session.log import TokenLog
 from shared.session.missing import MissingNodes
 from shared.session.opening import check_open, patience_of
 from shared.session.stream import DraftStream
-from shared.session.tree import DraftTree, Node, Settlement, settle
-from shared.step import Fact, StepItem, StepNode
+from shared.session.tally import Disagreements, Tally
+from shared.session.tree import DraftTree, Node, Settlement, likelihood, settle
+from shared.step import Fact, StepItem
 
-__all__ = ["CloudEffect", "CloudSession", "Disagreements", "EndStream", "Send", "check_open"]
+__all__ = ["CloudEffect", "CloudSession", "EndStream", "Send", "check_open"]
 
-NEAR_TIE_MARGIN = 1e-4
-"""Nats. Two float32 evaluations of one fact may differ when its two best scores are closer than this."""
 MICROSECOND = 1_000
 MAX_DRAFTS = 1 << 30
 """More drafts than a session has."""
 CROWD = 64
 """Drafts beside which the cloud adds no guess of its own: a step has hardly room for them."""
-
-
-@dataclass(slots=True)
-class Disagreements:
-    """Facts established twice with different tokens (law 3)."""
-
-    near_ties: int = 0
-    incidents: int = 0
-
-
-@dataclass(slots=True)
-class _Tally:
-    """Counts since the last commit; they travel with the next one."""
-
-    steps: int = 0
-    facts: int = 0
-    received: int = 0
-    stale: int = 0
-    self_decoded: int = 0
-    queue_us: int = 0
-    verify_us: int = 0
 
 
 class CloudSession:
@@ -81,7 +61,6 @@ class CloudSession:
         """
         check_open(opening, info)
         self.key = key
-        self.stream = stream
         self._info = info
         self._opening = opening
         self.log = TokenLog(
@@ -92,7 +71,7 @@ class CloudSession:
             stop_tokens=opening.stop_tokens,
         )
         self.tree = DraftTree(self.log)
-        self.drafts = DraftStream(info.limits, info.vocabulary_size, self.log, now=now)
+        self._drafters = Drafters(self._drafter(stream, now))
         self.disagreements = Disagreements()
         self.over = False
         """Nothing more will be sent; the session's KV may go."""
@@ -111,46 +90,102 @@ class CloudSession:
         self._bare_since: int | None = now
         self._step_now = False
         self._advice = 0
-        self._tally = _Tally()
+        self._tally = Tally()
+        self._logprobs: list[float] = []
+        """Of what was committed here, if they are wanted."""
+
+    @property
+    def stream(self) -> int | None:
+        """The stream of its owner; None: it was lost."""
+        return self._drafters.stream
+
+    @property
+    def attached(self) -> tuple[int, ...]:
+        """The streams that are attached."""
+        return tuple(self._drafters.attached)
+
+    @property
+    def streams(self) -> tuple[int, ...]:
+        """All of its streams, its owner's first."""
+        return tuple(drafter.stream for drafter in self._drafters)
+
+    @property
+    def drafts(self) -> DraftStream:
+        """What its owner has drafted."""
+        return self._drafters.owner.drafts
+
+    def drafts_of(self, stream: int) -> DraftStream:
+        """What one of its streams has drafted."""
+        return self._drafters[stream].drafts
 
     # ---- facts from the edge ----
 
     def opened(self, session_id: str, secret: str) -> list[CloudEffect]:
-        """The first effect of a session: what it was opened with."""
-        effects: list[CloudEffect] = [
-            Send(
-                self.stream,
-                Opened(
-                    session_id,
-                    secret,
-                    self._opening.sampling.seed,
-                    self._info.model_fingerprint,
-                    self._info.limits,
-                ),
-            )
-        ]
+        """The first effect of a stream that owns it: what it was opened with."""
+        said = opened(session_id, secret, self._opening, self._info)
+        effects: list[CloudEffect] = [Send(self._drafters.owner.stream, said)]
         if self.log.closed is not None:  # a log that came back complete
             effects += self._finish(self.log.closed, len(self.log))
         return effects
 
-    def draft(self, draft: Draft, *, now: int) -> None:
+    def attach(self, stream: int, *, now: int) -> list[CloudEffect]:
+        """Another stream drafts for this session.
+
+        Raises:
+            ContractViolation: there are too many; the session is unchanged.
+        """
+        self._drafters.check_room(self.tree, self._info.limits)
+        self._drafters.attached[stream] = self._drafter(stream, now)
+        return [Send(stream, attached(self.log, self._opening, self._info))]
+
+    def detach(self, stream: int, close: Close) -> list[CloudEffect]:
+        """An attached stream has done what it wanted to; the session goes on.
+
+        Raises:
+            ContractViolation: it names a position, which is its owner's to name.
+        """
+        check_detach(close)
+        self._drafters.leave(stream)
+        prompt = self.log.prompt_length
+        return farewell(stream, Finish(FinishReason.CLOSED, prompt, len(self.log) - prompt))
+
+    def leave(self, stream: int) -> None:
+        """One of its streams is gone, perhaps its owner's: what it has drafted stays as long as it can come true."""
+        self._drafters.leave(stream)
+
+    def continued_by(self, opening: Open) -> bool:
+        """Whether the stream that sends this may own the session from now on."""
+        overgrown = self._drafters.overgrown(self.tree, self._info.limits)
+        return not overgrown and continues(opening, self._opening, self.log)
+
+    def reopen(self, stream: int, opening: Open, session_id: str, secret: str, now: int) -> list[CloudEffect]:
+        """It belongs to another stream, of which `continued_by` was asked: what it is told first."""
+        owner = self._drafter(stream, now)
+        owner.drafts.seen = len(opening.tokens)
+        self._drafters.owned_by(owner)
+        effects = self.opened(session_id, secret)
+        commit = caught_up(self.log, len(opening.tokens), self._logprobs)
+        return effects if commit is None else [*effects, Send(stream, commit)]
+
+    def draft(self, draft: Draft, *, now: int, stream: int | None = None) -> None:
         """Hang an edge's nodes into the tree; without a fact nothing is committed, so there is no effect.
+
+        `stream`: one of its streams; None: its owner's.
 
         Raises:
             ContractViolation: the message breaks a rule; the session is unchanged.
         """
         bare = self._bare_since is not None
-        applied = self.drafts.apply(draft, self.log, self.tree, now=now)
-        self._tally.received += applied.received
-        self._tally.stale += applied.stale
-        self._step_now |= draft.step_now
+        drafter = self._drafters.owner if stream is None else self._drafters[stream]
+        applied = drafter.apply(draft, self.log, self.tree, now=now)
+        self._step_now |= draft.step_now and drafter is self._drafters.owner
         for node in applied.created:
             self._nodes[node.key] = node
             self._missing.add(node)
         if applied.created:
             self._newest = applied.created
         if self._patience.adaptive and draft.tokens:
-            mass = self._mass(applied.created)
+            mass = likelihood(applied.created, self.tree.root, self.honesty)
             self._patience.arrived(now, draft.root_position, bare=bare, mass=mass)
         self._note_bareness(now)
 
@@ -171,7 +206,7 @@ class CloudSession:
         return self._finish(FinishReason.CLOSED, position)
 
     def abandon(self) -> None:
-        """The stream is lost or was ended for a violation: free everything at once."""
+        """Its owner is gone for good: free everything at once."""
         self.log.close(FinishReason.CLOSED)
         self._forget(settle(self.log, self.tree))
         self.over = True
@@ -184,8 +219,8 @@ class CloudSession:
             return None
         if self._step_now:
             return self._missing_since
-        bare = self._bare_since is not None
-        if bare and len(self.log) - self.drafts.seen >= self._info.limits.run_ahead:
+        unseen = len(self.log) - self.drafts.seen
+        if unseen >= self._info.limits.run_ahead and not self._drafters.owner_holds(self.tree.root.children):
             return None
         return self._patience.due_at(self._missing_since, self._bare_since)
 
@@ -197,6 +232,11 @@ class CloudSession:
         """
         due = self.end_due_at()
         return due if due is None or not self._patience.adaptive else self._missing_since
+
+    @property
+    def in_flight(self) -> frozenset[int]:
+        """Keys of the nodes whose facts are asked for, for tests and metrics."""
+        return frozenset(self._in_flight)
 
     @property
     def honesty(self) -> float:
@@ -214,43 +254,29 @@ class CloudSession:
         return self._guesses.missing(self._in_flight, asked, self.honesty)
 
     def take(self, nodes: Iterable[Node], *, now: int) -> StepItem:
-        """The item that asks for the fact at the end and at `nodes`; they are in flight from now on.
+        """The item that asks for the facts at `nodes` and, unless another step does, at the end; all of them are in
+        flight from now on.
 
         Ancestors come along, wanted or not, so that a worker can compute what its cache lacks (law 6).
         """
         end = self.tree.root
         wanted = {node.key for node in nodes}
-        path: dict[int, Node] = {}
-        for node in nodes:
-            walk = node
-            while walk.key not in path and walk is not end:
-                path[walk.key] = walk
-                if walk.parent is None:
-                    raise ValueError(f"{node} does not hang from the end")
-                walk = walk.parent
-        ordered = sorted(path.values(), key=lambda node: node.key)
-        index = {node.key: i for i, node in enumerate(ordered)}
-        due = self._patience.due_at(self._missing_since, self._bare_since)
-        self._tally.queue_us = max(0, now - due) // MICROSECOND
-        self._patience.waited(now - self._missing_since)
+        ordered = with_ancestors(nodes, end)
+        asks_for_end = end.key not in self._in_flight
+        if asks_for_end:
+            due = self._patience.due_at(self._missing_since, self._bare_since)
+            self._tally.queue_us = max(0, now - due) // MICROSECOND
+            self._patience.waited(now - self._missing_since)
         self._in_flight |= wanted
         self._in_flight.add(end.key)
         if self._guesses is not None:
-            self._guesses.taken(node for node in path.values() if node.key in wanted)
+            self._guesses.taken(node for node in ordered if node.key in wanted)
         return StepItem(
             session=self.key,
             log=self.log.tokens,
             length=len(self.log),
-            nodes=tuple(
-                StepNode(
-                    node.key,
-                    node.token,
-                    index[node.parent.key] if node.parent is not None and node.parent is not end else -1,
-                    node.key in wanted,
-                )
-                for node in ordered
-            ),
-            end_key=end.key,
+            nodes=step_nodes(ordered, wanted, end),
+            end_key=end.key if asks_for_end else None,
             sampling=self._opening.sampling,
             prompt_length=self.log.prompt_length,
         )
@@ -285,7 +311,9 @@ class CloudSession:
         self._tally.steps += 1
         self._tally.facts += len(facts)
         own = 0 if self._guesses is None else self._guesses.answered(key for key, _ in facts)
-        self._tally.self_decoded += len(facts) - own == 1
+        self._tally.self_decoded += len(facts) - own == 1 and any(
+            key == self.tree.root.key for key, _ in facts
+        )
         self._tally.verify_us = verify_us
         for key, fact in facts:
             self._in_flight.discard(key)
@@ -293,9 +321,11 @@ class CloudSession:
             if node is None:
                 continue
             if node.fact is not None:
-                self._compare(node.fact, fact)
+                self.disagreements.compare(node.fact, fact)
                 continue
-            self._forget_killed(self.tree.learn(node, fact))
+            killed = self.tree.learn(node, fact)
+            self._drafters.contradicted(node, killed)
+            self._forget_killed(killed)
         return self._settle(now)
 
     def _settle(self, now: int) -> list[CloudEffect]:
@@ -304,6 +334,7 @@ class CloudSession:
         if not done.tokens:
             return []
         del self._nodes[end.key]
+        self._drafters.settled(end, done)
         self._forget(done)
         self._missing_since = now
         self._bare_since = None
@@ -313,8 +344,11 @@ class CloudSession:
         self.judged += done.judged
         self.claimed += done.claimed
         self._look_ahead(now, done)
-        effects: list[CloudEffect] = [Send(self.stream, self._commit(position, done))]
-        self.drafts.sent_length = len(self.log)
+        tally, self._tally = self._tally, Tally()
+        logprobs = [fact.logprob for fact in done.facts] if self._opening.want_logprobs else []
+        self._logprobs += logprobs
+        commit = tally.commit(position, done.tokens, logprobs, self._advice)
+        effects = self._drafters.told(commit, self.log, self._info.limits)
         if self.log.closed is not None:
             effects += self._finish(self.log.closed, len(self.log))
         return effects
@@ -322,7 +356,7 @@ class CloudSession:
     def _look_ahead(self, now: int, done: Settlement) -> None:
         """The log has grown: what is likely to follow, and what is worth waiting for."""
         if self._guesses is not None:
-            for node in self._guesses.moved(done, crowded=self.drafts.live >= CROWD):
+            for node in self._guesses.moved(done, crowded=self.tree.live - self.tree.looked_up >= CROWD):
                 self._nodes[node.key] = node
         if self._patience.adaptive:
             # The step itself gives one token, and that too may be one that a draft had right.
@@ -330,53 +364,19 @@ class CloudSession:
             duration = self._tally.verify_us * MICROSECOND
             self._patience.stepped(duration, judged=done.judged, accepted=done.accepted, saved=saved)
             bare = self._bare_since is not None
-            mass = 0.0 if bare else self._mass(self._newest)
+            mass = 0.0 if bare else likelihood(self._newest, self.tree.root, self.honesty)
             self._patience.moved(now, len(self.log), bare=bare, missed=done.missed, mass=mass)
-
-    def _mass(self, nodes: Iterable[Node]) -> float:
-        """The chances of those that are alive to lie on the true path, by costs and what costs were worth so far."""
-        end, honesty = self.tree.root, self.honesty
-        return sum(
-            math.exp(end.path_cost - node.path_cost) * honesty ** (node.position - end.position)
-            for node in nodes
-            if node.alive and node is not end  # the end is no guess any more
-        )
-
-    def _commit(self, position: int, done: Settlement) -> Commit:
-        tally, self._tally = self._tally, _Tally()
-        return Commit(
-            position=position,
-            tokens=tuple(done.tokens),
-            logprobs=tuple(fact.logprob for fact in done.facts) if self._opening.want_logprobs else (),
-            queue_us=tally.queue_us,
-            verify_us=tally.verify_us,
-            steps=tally.steps,
-            facts=tally.facts,
-            judged=done.judged,
-            accepted=done.accepted,
-            received=tally.received,
-            stale=tally.stale,
-            self_decoded=tally.self_decoded,
-            advised_window=self._advice,
-        )
 
     def _finish(self, reason: FinishReason, position: int) -> list[CloudEffect]:
         self.over = True
         prompt = self.log.prompt_length
-        return [
-            Send(self.stream, Finish(reason, prompt_tokens=prompt, completion_tokens=position - prompt)),
-            EndStream(self.stream, Status.OK),
-        ]
+        return self._drafters.finished(Finish(reason, prompt, position - prompt))
 
     # ---- books ----
 
-    def _compare(self, first: Fact, second: Fact) -> None:
-        if first.token == second.token:
-            return
-        if min(first.margin, second.margin) < NEAR_TIE_MARGIN:
-            self.disagreements.near_ties += 1
-        else:
-            self.disagreements.incidents += 1
+    def _drafter(self, stream: int, now: int) -> Drafter:
+        info = self._info
+        return Drafter(stream, DraftStream(info.limits, info.vocabulary_size, self.log, now=now))
 
     def _note_bareness(self, now: int) -> None:
         if any(child.drafted for child in self.tree.root.children.values()):
@@ -385,14 +385,13 @@ class CloudSession:
             self._bare_since = now
 
     def _forget(self, done: Settlement) -> None:
-        self.drafts.promoted(done.promoted)
         for node in done.promoted:
             self._nodes.pop(node.key, None)
         self._forget_killed(done.killed)
         self._nodes[self.tree.root.key] = self.tree.root
 
     def _forget_killed(self, killed: list[Node]) -> None:
-        self.drafts.killed(killed)
+        self._drafters.killed(killed)
         for node in killed:
             self._nodes.pop(node.key, None)
             self._in_flight.discard(node.key)

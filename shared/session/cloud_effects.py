@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shared.errors import Status
-from shared.messages import CloudMessage
+from shared.messages import CloudMessage, SessionNotice
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,16 @@ class EndStream:
     stream: int
     status: Status
     detail: str = ""
+    retry_ms: int | None = None
+    """With RESOURCE_EXHAUSTED for want of room: when it is worth while to come again, in milliseconds."""
 
 
-CloudEffect = Send | EndStream
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """Tell a stream that watches of a session."""
+
+    stream: int
+    notice: SessionNotice
+
+
+CloudEffect = Send | EndStream | Announce

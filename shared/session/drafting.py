@@ -93,6 +93,16 @@ class Drafting:
             return []
         return self._expansion.choose(self._frontier, lambda node: self._within(node, limits))
 
+    def path(self, node: Node) -> tuple[int, ...]:
+        """The tokens from the end of the log down to a live node; empty for the end itself."""
+        tokens: list[int] = []
+        while node is not self._tree.root:
+            tokens.append(node.token)
+            if node.parent is None:
+                raise ValueError(f"{node} does not hang from the end")
+            node = node.parent
+        return tuple(reversed(tokens))
+
     def next_message(self, uplink: Uplink, room: int, limits: Limits, now: int) -> list[Node]:
         """The likeliest nodes that can still matter when they arrive, and the ancestors that they hang from."""
         room = min(room, limits.max_nodes_per_message, self._pacing.room(now))

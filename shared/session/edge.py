@@ -5,7 +5,8 @@ What outlives a stream is here; what belongs to one stream is its `Uplink`. Laws
 1. The log is the truth: only commits extend it; drafted tokens live in the tree.
 5. Dead is silent: a commit that contradicts a draft is the normal case, and the late result of a forward on a dead
    node is dropped.
-6. The edge keeps the durable log: after a lost stream it opens again with all of it, and the same facts follow.
+6. The edge keeps the durable log: after a lost stream it opens again with all of it, and the same facts follow; so
+   it does at another server when its own goes away (`moving`).
 7. Pure: time is an argument (ns); a call returns effects in the order in which they are to be performed. A driver
    performs at most one `Forward` at a time, and answers it with `drafted`.
 """
@@ -13,11 +14,11 @@ What outlives a stream is here; what belongs to one stream is its `Uplink`. Laws
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import assert_never
 
 from shared.errors import Status
 from shared.messages import (
+    Attached,
     Close,
     CloudMessage,
     Commit,
@@ -28,14 +29,14 @@ from shared.messages import (
     ModelInfo,
     Opened,
 )
-from shared.policy.agreement import Agreement, Claimed
-from shared.policy.expansion import Candidate, Expansion
-from shared.policy.pacing import Pacing
-from shared.policy.reconnect import Reconnect
-from shared.policy.window import Window
+from shared.policy.expansion import Candidate
+from shared.sampling import SamplingParams
 from shared.session.drafting import Drafting
-from shared.session.edge_effects import Connect, Done, EdgeEffect, Emit, Failed, Forward, SendUp
+from shared.session.edge_counts import EdgeCounts
+from shared.session.edge_effects import Connect, Done, EdgeEffect, Emit, Failed, Forward, Leave, SendUp
+from shared.session.edge_policies import EdgePolicies
 from shared.session.log import TokenLog
+from shared.session.moving import Ending, Loss, Streams
 from shared.session.request import Request
 from shared.session.tree import DraftTree, Node, settle
 from shared.session.uplink import Uplink
@@ -51,58 +52,30 @@ __all__ = [
     "Emit",
     "Failed",
     "Forward",
+    "Leave",
     "Request",
     "SendUp",
 ]
 
+JOINED = 1
+"""The number of the one stream of a session that is joined, not opened."""
 SEEN_SHARE = 16
 """What was seen is reported that often per `run_ahead`: a long link with short steps must not run into it."""
-
-
-@dataclass(slots=True)
-class EdgePolicies:
-    """Where speed comes from; no `expansion` means that this edge never drafts."""
-
-    window: Window
-    pacing: Pacing
-    expansion: Expansion | None
-    reconnect: Reconnect
-    draft_context: int
-    """Longest prefix that the drafter can take, in tokens."""
-    agreement: Agreement = field(default_factory=Claimed)
-
-
-@dataclass(slots=True)
-class EdgeCounts:
-    """What happened, for `stats`."""
-
-    drafted: int = 0
-    """Nodes that the drafter proposed."""
-    sent: int = 0
-    """Nodes that went up, those sent again after a reconnect included."""
-    forwards: int = 0
-    commits: int = 0
-    reconnects: int = 0
-    judged: int = 0
-    accepted: int = 0
-    verified: int = 0
-    """Facts that the cloud evaluated."""
-    stale: int = 0
-    """Nodes that were dead on arrival in the cloud."""
-    steps: int = 0
-    self_decoded: int = 0
 
 
 class EdgeSession:
     """One generation. Calling order: `start` once, then facts in any order until `Done` or `Failed`."""
 
-    def __init__(self, request: Request, info: ModelInfo, policies: EdgePolicies) -> None:
+    def __init__(
+        self, request: Request, info: ModelInfo, policies: EdgePolicies, log: Sequence[int] | None = None
+    ) -> None:
+        """`log`: what the log of a session that is joined holds already, the prompt included."""
         self._request = request
         self._info = info
         self._policies = policies
         self._limits: Limits = info.limits
         self.log = TokenLog(
-            request.prompt,
+            request.prompt if log is None else log,
             prompt_length=len(request.prompt),
             max_length=len(request.prompt) + request.max_new_tokens,
             context_length=info.context_length,
@@ -121,13 +94,17 @@ class EdgeSession:
         )
         self._forwarding: dict[int, Node] | None = None
         self._forwarded_at = 0
-        self._stream = 0
-        self._connected = False
+        self._streams = Streams()
         self._uplink = Uplink(self.log, self.tree, self._limits, now=0)
         """Of the stream that stands or stood last; before the first nothing was sent on it."""
         self._closing: int | None = None
-        self._reopening = False
-        """A stream was lost, and none was opened since."""
+        self._opened: Opened | None = None
+        """What the session was opened with last."""
+
+    @property
+    def sampling(self) -> SamplingParams:
+        """How its tokens are drawn."""
+        return self._request.sampling
 
     @property
     def in_flight(self) -> int:
@@ -148,51 +125,67 @@ class EdgeSession:
 
     def start(self, now: int) -> list[EdgeEffect]:
         """Begin: connect, and draft while the connection is being made."""
-        return [self._connect(now), *self._pump(now)]
+        return [self._streams.ask(self._policies.reconnect.next_attempt(now)), *self._pump(now)]
 
-    def connected(self, stream: int, now: int) -> list[EdgeEffect]:
-        """The stream stands. Opens with the log: for the cloud every connection is the first (law 6)."""
-        if self.over or stream != self._stream:
+    def joined(self, asked_at: int, now: int, sp_degree: int = 1) -> list[EdgeEffect]:
+        """In the place of `start`: stream `JOINED` stands, asked for at `asked_at`, and the cloud has the log."""
+        self._streams.ask(now)
+        self._streams.made(JOINED, self._uplink, self._limits)
+        self._streams.opened = True
+        self._uplink = Uplink(self.log, self.tree, self._limits, now=now)
+        self._policies.pacing.opened(asked_at)
+        self._policies.pacing.answered(now, max(1, sp_degree))
+        return self._pump(now)
+
+    def connected(self, stream: int, now: int, limits: Limits | None = None) -> list[EdgeEffect]:
+        """The stream stands. Opens with the log: for the cloud every connection is the first (law 6).
+
+        `limits`: what its server accepts, where that is known before it says so itself.
+        """
+        if self.over or not self._streams.made(stream, self._uplink, self._limits):
             return []
-        self._connected = True
+        self._limits = self._limits if limits is None else limits
         self._uplink = Uplink(self.log, self.tree, self._limits, now=now)
         self._policies.pacing.opened(now)
         self._drafting.reopened()
-        openings = self._request.openings(self.log, self._info, self._limits)
+        before = (
+            None if self._streams.leaving else self._opened
+        )  # only the server that has it may still have it
+        openings = self._request.openings(self.log, self._info, self._limits, before)
         return [*(SendUp(stream, part) for part in openings), *self._pump(now)]
 
-    def lost(self, stream: int, status: Status, message: str, now: int) -> list[EdgeEffect]:
-        """The stream is gone, or could not be made."""
-        if self.over or stream != self._stream:
+    def lost(
+        self, stream: int, status: Status, message: str, now: int, retry_at: int | None = None
+    ) -> list[EdgeEffect]:
+        """The stream is gone, or could not be made; `retry_at` as in `moving.Ending`."""
+        if self.over:
             return []
-        self._connected = False
-        if self._closing is not None:
-            return self._done(FinishReason.CLOSED, self._closing)
-        if self.log.closed is not None:  # the last commit arrived, only the farewell is missing
-            return self._done(self.log.closed, len(self.log))
-        if status is Status.OK:
-            return self._fail(Status.INTERNAL, "the server ended the stream without a Finish: report a bug")
-        # A full server may not have noticed yet that the stream before is gone.
-        full_of_itself = status is Status.RESOURCE_EXHAUSTED and self._reopening
-        if not (status.transient or full_of_itself) or not self._policies.reconnect.allows(now):
-            return self._fail(status, message)
-        self._reopening = True
-        self.counts.reconnects += 1
-        return [self._connect(now), *self._pump(now)]
+        match self._streams.lost(stream):
+            case Loss.LATE:
+                return []
+            case Loss.UNMADE:
+                return self._try_another(now, retry_at)
+            case Loss.NEW:
+                return self._stay(now, retry_at)
+            case Loss.CURRENT:
+                return self._gone(self._streams.ending(status, retry_at), message, now)
 
     def receive(self, stream: int, message: CloudMessage, now: int) -> list[EdgeEffect]:
         """One message of the cloud; one of an earlier stream is late and dropped."""
-        if self.over or stream != self._stream:
+        if self.over or not self._streams.counts(stream, message):
             return []
         if isinstance(message, Opened):
-            self._reopening = False
-            self._limits = message.limits
-            self._policies.pacing.answered(now)
-            return self._pump(now)
+            self._streams.was_opened()
+            self._limits, self._opened = message.limits, message
+            self._policies.pacing.answered(now, max(1, message.sp_degree))
+            return [*self._left(), *self._pump(now)]
         if isinstance(message, Commit):
             return self._commit(message, now)
+        if isinstance(message, Attached):
+            return self._fail(Status.INTERNAL, "the server attached a stream that opened a log: report a bug")
         if isinstance(message, Drain):
-            return []  # one address: served until the stream ends, then opened again
+            # With one address: served until the stream ends, then opened again.
+            return self._move(message.target, now) if self._policies.moves or message.target else []
         if isinstance(message, Finish):
             if self._closing is not None:
                 return self._done(FinishReason.CLOSED, self._closing)
@@ -235,9 +228,55 @@ class EdgeSession:
             raise ValueError(f"position {position} is outside {self.log.prompt_length}..{len(self.log)}")
         self._closing = len(self.log) if position is None else position
         self._forget(self.tree.clear())
-        if not self._connected:
+        if not self._streams.connected:
             return self._done(FinishReason.CLOSED, self._closing)
-        return [SendUp(self._stream, Close(self._closing))]
+        self._streams.moving = False
+        return [*self._left(), SendUp(self._streams.current, Close(self._closing))]
+
+    # ---- from one stream to another ----
+
+    def _gone(self, ending: Ending, message: str, now: int) -> list[EdgeEffect]:
+        if self._closing is not None:
+            return self._done(FinishReason.CLOSED, self._closing)
+        if self.log.closed is not None:  # the last commit arrived, only the farewell is missing
+            return self._done(self.log.closed, len(self.log))
+        if ending.status is Status.OK:
+            return self._fail(Status.INTERNAL, "the server ended the stream without a Finish: report a bug")
+        reconnect = self._policies.reconnect
+        if not ending.worth_another(reconnect, now):
+            return self._fail(ending.status, message)
+        self._streams.reopening |= ending.status.transient
+        self.counts.reconnects += 1
+        asked = [] if self._streams.follow() else [self._streams.ask(ending.next_attempt(reconnect, now))]
+        return [*asked, *self._pump(now)]
+
+    def _move(self, target: str, now: int) -> list[EdgeEffect]:
+        streams = self._streams
+        if streams.moving or streams.leaving or self._closing is not None or self.log.closed is not None:
+            return []
+        return [streams.ask_elsewhere(now, target)]
+
+    def _left(self) -> list[EdgeEffect]:
+        """The stream that was being left is needed no more."""
+        old = self._streams.left()
+        if old is None:
+            return []
+        self.counts.moves += 1
+        return [SendUp(old, Close()), Leave(old)]
+
+    def _stay(self, now: int, retry_at: int | None) -> list[EdgeEffect]:
+        """The new server did not take the session: on where it was left off, and perhaps to a third."""
+        old = self._streams.stay()
+        if old is None:
+            return []
+        self._uplink, self._limits = old.uplink, old.limits
+        self._policies.pacing.opened(now)
+        self._drafting.reopened()
+        effects = [effect for message in old.held for effect in self.receive(old.stream, message, now)]
+        return effects if self.over else effects + (self._try_another(now, retry_at) or self._pump(now))
+
+    def _try_another(self, now: int, retry_at: int | None) -> list[EdgeEffect]:
+        return self._move("", now) if retry_at is not None and retry_at <= now else []
 
     # ---- inside ----
 
@@ -252,7 +291,7 @@ class EdgeSession:
         self._policies.window.committed(commit)
         self._policies.pacing.committed(commit, now)
         self._policies.reconnect.progressed(now)
-        self._count(commit)
+        self.counts.add(commit)
         for token in commit.tokens:
             if self.log.closed is not None:
                 return self._fail(
@@ -267,16 +306,6 @@ class EdgeSession:
                 self._drafting.bare()
         effects: list[EdgeEffect] = [Emit(commit.position, commit.tokens)]
         return effects + self._pump(now)
-
-    def _count(self, commit: Commit) -> None:
-        counts = self.counts
-        counts.commits += 1
-        counts.judged += commit.judged
-        counts.accepted += commit.accepted
-        counts.verified += commit.facts
-        counts.stale += commit.stale
-        counts.steps += commit.steps
-        counts.self_decoded += commit.self_decoded
 
     def _forget(self, nodes: list[Node]) -> None:
         self._uplink.forget(nodes)
@@ -305,7 +334,7 @@ class EdgeSession:
         # comes, since the cloud's patience is finite. More than one message only where the contract caps a message,
         # and pacing does not mind.
         while (
-            self._connected
+            self._streams.connected
             and pacing.may_send(self.in_flight, self.pending, exhausted=idle, now=now)
             and uplink.may_draft(now)
             and (
@@ -316,17 +345,17 @@ class EdgeSession:
         ):
             self.counts.sent += len(nodes)
             pacing.sent(len(nodes), now, fresh=self.in_flight == 0)
-            effects.append(SendUp(self._stream, uplink.draft(nodes, now=now)))
+            effects.append(SendUp(self._streams.current, uplink.draft(nodes, now=now)))
 
     def _report(self, effects: list[EdgeEffect], now: int, *, exhausted: bool) -> None:
         """Say what the cloud waits to hear: that no draft will come, or what was seen here."""
-        if not self._connected:
+        if not self._streams.connected:
             return
         uplink = self._uplink
         if self._waited_for_in_vain(exhausted):
-            effects.append(SendUp(self._stream, uplink.draft([], now=now, step_now=True)))
+            effects.append(SendUp(self._streams.current, uplink.draft([], now=now, step_now=True)))
         elif uplink.unreported >= max(1, self._limits.run_ahead // SEEN_SHARE):
-            effects.append(SendUp(self._stream, uplink.draft([], now=now)))
+            effects.append(SendUp(self._streams.current, uplink.draft([], now=now)))
 
     def _waited_for_in_vain(self, exhausted: bool) -> bool:
         """Whether the cloud waits out its patience for a draft of this end that will not come (said once an end)."""
@@ -336,7 +365,7 @@ class EdgeSession:
         expansion = self._policies.expansion
         if expansion is None or not self._policies.pacing.may_draft(self.in_flight, self.pending):
             return None
-        if (self.in_flight if self._connected else self.tree.live) >= self.capacity:
+        if (self.in_flight if self._streams.connected else self.tree.live) >= self.capacity:
             return None
         # A window's nodes with all their children are no more than this: the rest waits for the message rate.
         if self.tree.live >= self.capacity * (1 + expansion.width):
@@ -351,22 +380,9 @@ class EdgeSession:
             keys=tuple(self._forwarding),
             log=self.log.tokens,
             log_length=len(self.log),
-            paths=tuple(self._path(node) for node in nodes),
+            paths=tuple(self._drafting.path(node) for node in nodes),
             width=expansion.width,
         )
-
-    def _path(self, node: Node) -> tuple[int, ...]:
-        tokens: list[int] = []
-        while node is not self.tree.root:
-            tokens.append(node.token)
-            if node.parent is None:
-                raise ValueError(f"{node} does not hang from the end")
-            node = node.parent
-        return tuple(reversed(tokens))
-
-    def _connect(self, now: int) -> Connect:
-        self._stream += 1
-        return Connect(self._stream, self._policies.reconnect.next_attempt(now))
 
     def _done(self, reason: FinishReason, length: int) -> list[EdgeEffect]:
         self.over = True

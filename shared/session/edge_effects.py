@@ -15,6 +15,17 @@ class Connect:
 
     stream: int
     at: int
+    elsewhere: bool = False
+    """At another server than the one that serves now, which goes on until `Leave`. `lost` if there is no other."""
+    target: str = ""
+    """Where that one said to go; empty: it named none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """End this stream: what was sent on it before is still written, what it says is not read any more."""
+
+    stream: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,4 +73,4 @@ class Failed:
     message: str
 
 
-EdgeEffect = Connect | SendUp | Forward | Emit | Done | Failed
+EdgeEffect = Connect | Leave | SendUp | Forward | Emit | Done | Failed

@@ -15,22 +15,13 @@ def check_open(opening: Open, info: ModelInfo) -> None:
     Raises:
         ContractViolation: with the documented status and what to do.
     """
-    if opening.protocol_version != info.protocol_version:
-        raise ContractViolation(
-            Status.FAILED_PRECONDITION,
-            f"protocol version {opening.protocol_version}, this server speaks {info.protocol_version}: "
-            "use a client of the same version",
-        )
-    for name, asked, own in (
-        ("model", opening.model_fingerprint, info.model_fingerprint),
-        ("tokenizer", opening.tokenizer_fingerprint, info.tokenizer_fingerprint),
-    ):
-        if asked and own and asked != own:
-            raise ContractViolation(
-                Status.FAILED_PRECONDITION,
-                f"the session needs {name} {asked[:16]}, this server holds {own[:16]}: connect to a server with the "
-                f"same {name}, or start a new session",
-            )
+    check_same(
+        opening.protocol_version,
+        opening.model_fingerprint,
+        opening.tokenizer_fingerprint,
+        info,
+        "the session",
+    )
     _check_patience(opening, info)
     count = len(opening.tokens)
     if not 1 <= opening.prompt_length <= count:
@@ -48,6 +39,30 @@ def check_open(opening: Open, info: ModelInfo) -> None:
         raise _invalid(
             f"max_length {opening.max_length} leaves no room after {count} tokens: ask for at least one"
         )
+
+
+def check_same(version: int, model: str, tokenizer: str, info: ModelInfo, who: str) -> None:
+    """Whether `who` speaks this server's protocol and means its model; an empty fingerprint means any.
+
+    Raises:
+        ContractViolation: FAILED_PRECONDITION.
+    """
+    if version != info.protocol_version:
+        raise ContractViolation(
+            Status.FAILED_PRECONDITION,
+            f"protocol version {version}, this server speaks {info.protocol_version}: "
+            "use a client of the same version",
+        )
+    for name, asked, own in (
+        ("model", model, info.model_fingerprint),
+        ("tokenizer", tokenizer, info.tokenizer_fingerprint),
+    ):
+        if asked and own and asked != own:
+            raise ContractViolation(
+                Status.FAILED_PRECONDITION,
+                f"{who} needs {name} {asked[:16]}, this server holds {own[:16]}: connect to a server with the "
+                f"same {name}, or start a new session",
+            )
 
 
 def patience_of(opening: Open, *, adaptive: bool) -> Patience:

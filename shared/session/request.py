@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shared.messages import Limits, ModelInfo, Open
+from shared.messages import Limits, ModelInfo, Open, Opened
 from shared.sampling import SamplingParams
 from shared.session.log import TokenLog
 
@@ -37,8 +37,13 @@ class Request:
         if not self.prompt:
             raise ValueError("the prompt is empty: a target continues at least one token")
 
-    def openings(self, log: TokenLog, info: ModelInfo, limits: Limits) -> list[Open]:
-        """The parts that open a stream with the log as it is, each within `limits.max_message_bytes`."""
+    def openings(
+        self, log: TokenLog, info: ModelInfo, limits: Limits, before: Opened | None = None
+    ) -> list[Open]:
+        """The parts that open a stream with the log as it is, each within `limits.max_message_bytes`.
+
+        `before`: what the session was opened with last; the server may still have it.
+        """
         tokens = tuple(log.tokens)
         size = max(1, limits.max_message_bytes // MOST_BYTES_PER_TOKEN)
         parts = [tokens[i : i + size] for i in range(0, len(tokens), size)]
@@ -54,6 +59,8 @@ class Request:
                 patience_us=self.patience_us,
                 adaptive_patience_us=self.adaptive_patience_us,
                 want_logprobs=self.want_logprobs,
+                session_id="" if before is None or index else before.session_id,
+                secret="" if before is None or index else before.secret,
                 more=index + 1 < len(parts),
             )
             for index, part in enumerate(parts)

@@ -80,6 +80,10 @@ class DraftStream:
         """Ids held in memory: bounded by the live tree and the log past `root_position`."""
         return len(self._nodes) + len(self._aliases)
 
+    def holds(self, node: Node) -> bool:
+        """Whether this stream has proposed the live node."""
+        return node.key in self._ids
+
     def apply(self, draft: Draft, log: TokenLog, tree: DraftTree, *, now: int) -> Applied:
         """Hang the draft's nodes into the tree.
 

@@ -12,7 +12,7 @@ The end itself is a node (the root); it stands for the last token of the log.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from shared.session.log import TokenLog
@@ -206,6 +206,15 @@ def settle(log: TokenLog, tree: DraftTree) -> Settlement:
     if log.closed is not None:
         done.killed += tree.clear()
     return done
+
+
+def likelihood(nodes: Iterable[Node], end: Node, honesty: float) -> float:
+    """The chances of those that are alive to lie on the true path, by costs and by what costs were worth so far."""
+    return sum(
+        math.exp(end.path_cost - node.path_cost) * honesty ** (node.position - end.position)
+        for node in nodes
+        if node.alive and node is not end  # the end is no guess any more
+    )
 
 
 def _claim(node: Node) -> float | None:

@@ -6,28 +6,30 @@ One seed is one world. `make_world(seed)` draws everything from the seed, so a f
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from shared.link import LinkProfile
 from shared.messages import Limits, ModelInfo
 from shared.policy.agreement import Agreement, Calibrated, Claimed
-from shared.policy.batching import FlatBudget, MeasuredBudget
 from shared.policy.expansion import BestFirst, Expansion, MarginalGain, chain
 from shared.policy.pacing import AtOnce, Block, Coalescing, Pacing, Streaming
 from shared.policy.reconnect import Reconnect
+from shared.policy.servers import Balance
 from shared.policy.window import AdvisedWindow, EmaWindow, FixedWindow, MeasuredWindow, Window
-from shared.pool import PoolScheduler, PrefillLimits
 from shared.profiled import Profile, ProfiledPair
 from shared.sampling import SamplingParams
 from shared.session.edge import EdgePolicies, Request
 from shared.session.front import CloudPolicies
+from shared.sim.assistant import AssistPlan
 from shared.sim.edge import EdgePlan
 from shared.sim.models import SyntheticDrafter, Temper
+from shared.sim.pools import make_plan
 from shared.sim.predict import model_info, random_prompt
 from shared.sim.random import Keyed
 from shared.sim.repeating import RepeatingPair
 from shared.sim.setting import Faults
-from shared.sim.world import World
+from shared.sim.world import Outage, World
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,20 +83,26 @@ def make_world(seed: int) -> World:
         max_message_bytes=random.choice((64, 1 << 20)),
         run_ahead=random.choice((2, 8, 256)),
     )
-    info = model_info(profile, limits)
+    company = Keyed(seed, "company")
+    limits = replace(limits, max_attached=company.choice((1, 2, 3)))
+    servers = company.choice((1, 1, 1, 2, 3))
     speed = Keyed(seed, "speed")
     repeating = speed.choice((0.0, 0.5, 0.9, 1.0))
     pair = RepeatingPair(profile, repeating) if repeating else ProfiledPair(profile)
     nodes, share, chunk = random.choice((1, 8, 128)), random.choice((1, 8, 64)), random.choice((2, 7, 256))
-    pool = Keyed(seed, "pool")
-    budget = pool.choice((FlatBudget, MeasuredBudget))
-    kv_tokens = pool.choice((None, None, 80, 250))
+    pool = make_plan(seed, profile.step_ms, nodes, share, chunk)
+    info = replace(model_info(profile, limits), takes_attached=True, sp_degree=pool.sp_degree)
     return World(
         pair,
         info,
-        lambda: PoolScheduler(budget(nodes, share), PrefillLimits(chunk, 2 * chunk), kv_tokens),
+        pool.make_pool,
         [
-            _edge(Keyed(seed, "plan", index), pair, info, seed + index)
+            _in_company(
+                _edge(Keyed(seed, "plan", index), pair, info, seed + index),
+                Keyed(seed, "company", index),
+                pair,
+                several=servers > 1,
+            )
             for index in range(random.integer(1, 4))
         ],
         seed=seed,
@@ -105,12 +113,17 @@ def make_world(seed: int) -> World:
             silence=random.choice((0.0, 0.0, 0.05)),
             silence_ms=random.choice((50.0, 3000.0)),
         ),
-        server_outages=[(random.uniform(0, 1500), random.uniform(1, 2000))] if random.chance(0.25) else [],
+        servers=servers,
+        outages=[
+            *([Outage(random.uniform(0, 1500), random.uniform(1, 2000))] if random.chance(0.25) else []),
+            *_outages(Keyed(seed, "outages"), servers),
+        ],
         through_codec=random.chance(0.2),
         policies=CloudPolicies(
             prompt_lookup=speed.choice((True, True, False)),
             adaptive_patience=speed.choice((True, True, False)),
         ),
+        fleet=pool.fleet,
     )
 
 
@@ -139,6 +152,43 @@ def _edge(random: Keyed, pair: ProfiledPair, info: ModelInfo, seed: int) -> Edge
         vanish_ms=random.uniform(0, 1500) if random.chance(0.1) else None,
         close_after=random.integer(1, 20) if random.chance(0.1) else None,
         poisonous=speed.chance(0.03),
+    )
+
+
+def _outages(random: Keyed, servers: int) -> Iterator[Outage]:
+    """Of the servers of a world that has several: they crash, or tell their edges before."""
+    for index in range(servers if servers > 1 else 0):
+        if random.chance(0.5):
+            start_ms = random.uniform(0, 1200)
+            notice_ms = random.uniform(0, start_ms) if random.chance(0.7) else None
+            yield Outage(start_ms, random.uniform(1, 2000), index, notice_ms)
+
+
+def _in_company(plan: EdgePlan, random: Keyed, pair: ProfiledPair, *, several: bool) -> EdgePlan:
+    """Other servers to go to, and other devices that help."""
+    if several:
+        plan.balance = random.choice(tuple(Balance))
+        plan.policies.moves = random.chance(0.8)
+    count = (
+        random.choice((0, 0, 0, 1, 2)) if plan.policies.expansion is not None else random.choice((0, 0, 1))
+    )
+    plan.assistants = tuple(
+        _assistant(Keyed(random.integer(0, 1 << 30), "assistant"), pair) for _ in range(count)
+    )
+    return plan
+
+
+def _assistant(random: Keyed, pair: ProfiledPair) -> AssistPlan:
+    temper = random.choice((Temper.GOOD, Temper.GOOD, Temper.RANDOM, Temper.WRONG, Temper.PERFECT))
+    key = random.integer(0, 1 << 30)
+    return AssistPlan(
+        lambda: _policies(Keyed(key, "plan"), Keyed(key, "speed"), "stream"),
+        SyntheticDrafter(pair, temper, key),
+        up=_link(random),
+        down=_link(random),
+        delay_ms=random.choice((0.0, random.uniform(0, 1000))),
+        life_ms=random.uniform(0, 1000) if random.chance(0.2) else None,
+        rogue=random.chance(0.25),
     )
 
 

@@ -32,6 +32,14 @@ class SyntheticWorker:
         """Evict a session's cache."""
         self._facts.forget(session)
 
+    def length_of(self, session: int) -> int:
+        """Trunk tokens in the cache of a session."""
+        return self._facts.length_of(session)
+
+    def hold(self, session: int, length: int) -> None:
+        """So many trunk tokens of a session have come from another worker."""
+        self._facts.hold(session, length)
+
     @property
     def nodes(self) -> int:
         """Facts evaluated so far."""

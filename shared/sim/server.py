@@ -1,30 +1,33 @@
-"""The cloud side of a world: a CloudFront and one worker, driven as `cloud_server` drives them.
+"""The cloud side of a world: a CloudFront and its workers, driven as `cloud_server` drives them.
 
-Steps fail, caches are evicted, the whole server crashes and comes back with nothing in its memory. It checks law 4
-after every event, and that memory is bounded by the live tree.
+Steps fail, caches are evicted, workers come and go, the whole server crashes and comes back with nothing in its memory.
+After every event it checks law 4, and that memory is bounded by the live tree.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 from shared.messages import EdgeMessage, ModelInfo
 from shared.policy.lookup import MOST_GUESSES
 from shared.pool import PoolScheduler
 from shared.profiled import ProfiledPair
-from shared.session.cloud import CloudEffect, EndStream
+from shared.session.cloud import CloudEffect, EndStream, Send
 from shared.session.front import CloudFront, CloudPolicies, Ticket
 from shared.session.guesses import MOST_LIVE
-from shared.sim.clock import MILLISECOND
+from shared.sim import fleet_laws
+from shared.sim.fleet import Fleet
 from shared.sim.link import Link
-from shared.sim.models import SyntheticWorker
 from shared.sim.random import Keyed
-from shared.sim.setting import STREAMS_PER_EDGE, LawBroken, Setting
-from shared.step import Step
+from shared.sim.setting import LawBroken, Setting
+from shared.sim.workers import LONE, FleetPlan
+
+WORKERS_PER_SERVER = 10_000
 
 
 class Server:
-    """The cloud side: a CloudFront and one worker."""
+    """The cloud side: a CloudFront and its workers."""
 
     def __init__(
         self,
@@ -34,40 +37,81 @@ class Server:
         make_pool: Callable[[], PoolScheduler],
         policies: CloudPolicies | None = None,
         poisonous: frozenset[int] = frozenset(),
+        fleet: FleetPlan | None = None,
+        *,
+        index: int = 0,
     ) -> None:
-        """`poisonous`: edges whose sessions break the worker in every step that asks for their facts."""
+        """`poisonous`: edges whose sessions break the worker in every step that asks for their facts. `fleet`: who is
+        to join the pools that are made; None: a worker 0 has joined them, and nothing befalls it.
+        """
         self._setting = setting
         self._info = info
         self._make_pool = make_pool
         self._policies = policies
         self._poisonous = poisonous
         self._pair = pair
-        self._random = Keyed(setting.seed, "server")
-        self._epoch = 0
-        self._working = False
-        self._timer = -1
+        self._plan = fleet
+        # Whoever was alone in a world before there were several keeps its draws.
+        self._random = Keyed(setting.seed, *("server", index)[: 1 + (index > 0)])
+        self._numbers = itertools.count(index * WORKERS_PER_SERVER)
+        self._past_steps = 0
+        self._past_facts = 0
+        self._past_losses = 0
         self.links: dict[int, Link] = {}
         self.up = True
-        self.front = CloudFront(info, make_pool(), policies)
-        self.worker = SyntheticWorker(pair)
-        self.steps = 0
+        self.front, self.fleet = self._begin()
+
+    def _begin(self) -> tuple[CloudFront, Fleet]:
+        """A life of the server, with nothing in its memory."""
+        front = CloudFront(self._info, self._make_pool(), self._policies)
+        plan = LONE if self._plan is None else self._plan
+        fleet = Fleet(self._setting, self._pair, plan, front, self._perform, self._numbers, self._poisonous)
+        if self._plan is None:
+            fleet.adopt(0, LONE.workers[0], self._random)
+        else:
+            fleet.start()
+        return front, fleet
+
+    @property
+    def steps(self) -> int:
+        """Steps begun so far that asked for something."""
+        return self._past_steps + self.fleet.steps
+
+    @property
+    def facts(self) -> int:
+        """Facts stated so far."""
+        return self._past_facts + self.fleet.facts
+
+    @property
+    def losses(self) -> int:
+        """Workers that have died so far."""
+        return self._past_losses + self.fleet.losses
+
+    def drain(self) -> None:
+        """It is told to stop: whoever is there moves on."""
+        if self.up:
+            self._setting.note("server drains")
+            self._perform(self.front.drain())
 
     def crash(self) -> None:
         """Everything the server knew is gone, and every stream with it."""
+        if not self.up:
+            return
         self._setting.note("server crash")
         self.up = False
-        self._epoch += 1
-        self._working = False
+        self._past_steps, self._past_facts, self._past_losses = self.steps, self.facts, self.losses
+        self.fleet.stop()
         for link in list(self.links.values()):
             link.break_off()
         self.links.clear()
-        self.front = CloudFront(self._info, self._make_pool(), self._policies)
-        self.worker = SyntheticWorker(self._pair)
 
     def restart(self) -> None:
         """The server is back, with nothing in its memory."""
+        if self.up:
+            return
         self._setting.note("server restart")
         self.up = True
+        self.front, self.fleet = self._begin()
 
     def connect(self, number: int, link: Link) -> None:
         """A stream has arrived."""
@@ -83,42 +127,51 @@ class Server:
     def lost(self, number: int) -> None:
         """The transport has noticed that a stream is gone."""
         if self.links.pop(number, None) is not None:
-            self.front.lost(number)
+            self.front.lost(number, self._setting.clock.now)
             self._perform([])
 
     def check_progress(self) -> None:
         """Law 4: if anything is due, a step is out (the fact at an end never waits for nothing)."""
-        wake = self.front.wake_at()
-        if wake is not None and wake < self._setting.clock.now and not self._working:
-            raise LawBroken("an end is due and no step is out")
-        if wake is not None and not self._working and not self._timer >= wake:
-            raise LawBroken("a patience runs and no timer is set")
-        longest = self._info.limits.max_patience_us * 1000
-        if wake is not None and wake > self._setting.clock.now + longest:
-            raise LawBroken("a patience runs for longer than any is granted")
+        if self.up:
+            fleet_laws.check_time(self.fleet)
+        if self.up and self.fleet.changed:
+            # Several streams may belong to one session.
+            found = (self.front.session_of(number) for number in self.links)
+            sessions = {one.key: one for one in found if one is not None}
+            fleet_laws.check_progress(
+                self.fleet, [*sessions.values()], longest=self._info.limits.max_patience_us * 1000
+            )
 
     def check_bounds(self, number: int) -> None:
         """Memory is bounded by the live tree and the log past the stream's root position."""
         session = self.front.session_of(number)
         if session is None:
             return
-        stream = session.drafts
-        if stream.remembered > self._info.limits.max_live_nodes:
-            raise LawBroken(f"{stream.remembered} ids remembered for {stream.live} live nodes")
+        most = self._info.limits.max_live_nodes
         drafted = session.tree.live - session.tree.looked_up
-        if stream.live != drafted:
-            raise LawBroken(f"{stream.live} live nodes of the stream, {drafted} live drafts")
+        for one in session.streams:
+            stream = session.drafts_of(one)
+            if stream.remembered > most:
+                raise LawBroken(f"{stream.remembered} ids remembered for {stream.live} live nodes")
+            if stream.live > drafted:
+                raise LawBroken(f"{stream.live} live nodes of a stream, {drafted} live drafts")
+        # Of those that stand, and of those that have gone as many as do not yet keep others out.
+        if drafted > (3 + 2 * self._info.limits.max_attached) * most:
+            raise LawBroken(
+                f"{drafted} live drafts of {len(session.streams)} streams, each of at most {most}"
+            )
         if session.tree.looked_up > MOST_LIVE + MOST_GUESSES:
             raise LawBroken(f"{session.tree.looked_up} guesses of the cloud's own are alive")
 
     def check_empty(self) -> None:
         """Nothing is left behind."""
+        if not self.up:
+            return
         if self.front.streams or self.front.sessions:
             raise LawBroken(
                 f"{self.front.streams} streams and {self.front.sessions} sessions left in the server"
             )
-        if self.up and self.worker.held:
-            raise LawBroken(f"{self.worker.held} sessions left in the worker's cache")
+        fleet_laws.check_empty(self.fleet)
 
     def _perform(self, effects: list[CloudEffect]) -> None:
         for effect in effects:
@@ -128,50 +181,6 @@ class Server:
             if isinstance(effect, EndStream):
                 del self.links[effect.stream]
                 link.end(effect.status, effect.detail)
-            else:
+            elif isinstance(effect, Send):
                 link.down(effect.message)
-        self._work()
-
-    def _work(self) -> None:
-        if self._working:
-            return
-        clock = self._setting.clock
-        step = self.front.next_step(clock.now)
-        if step is not None:
-            self._begin(step)
-            return
-        wake = self.front.wake_at()
-        if wake is not None:
-            self._timer = max(wake, clock.now)
-            epoch = self._epoch
-            clock.at(wake, lambda: self._work() if epoch == self._epoch else None)
-
-    def _begin(self, step: Step) -> None:
-        self._working = True
-        self.steps += bool(step.items)
-        duration = round(self.worker.duration_ms(step) * MILLISECOND)
-        failed = self._random.chance(self._setting.faults.step_failure)
-        epoch = self._epoch
-
-        def end() -> None:
-            if epoch != self._epoch:
-                return
-            self._working = False
-            if failed:
-                self._setting.note(f"step {step.number} failed")
-                self._perform(self.front.failed())
-                return
-            asked = [item.session // STREAMS_PER_EDGE - 1 for item in step.items if not item.prefill_only]
-            if not self._poisonous.isdisjoint(asked):
-                self._setting.note(f"step {step.number} broke the worker")
-                self.worker = SyntheticWorker(self._pair)
-                self._perform(self.front.broken("poison"))
-                return
-            for item in step.items:
-                if self._random.chance(self._setting.faults.eviction):
-                    self.worker.forget(item.session)
-            outcome = self.worker.step(step, duration // 1000)
-            self._setting.note(f"step {step.number}")
-            self._perform(self.front.complete(outcome, self._setting.clock.now))
-
-        self._setting.clock.after(duration, end)
+        self.fleet.work()

@@ -1,21 +1,36 @@
-"""A world: edges, links, one server, one clock. It drives EdgeSession and CloudFront exactly as the asyncio drivers do.
+"""A world: edges, links, a server and its workers, one clock.
 
-Faults are part of the world, not of the machines: streams break, servers crash and come back, steps fail, caches are
-evicted, drafters lie or fall silent. Whatever happens, `check` holds the outcome to the laws.
+It drives EdgeSession and CloudFront exactly as the asyncio drivers do. Faults are part of the world, not of the
+machines: streams break, servers and workers crash and come back, steps fail, caches are evicted, drafters lie or fall
+silent. Whatever happens, `check` holds the outcome to the laws.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from shared.messages import ModelInfo
 from shared.pool import PoolScheduler
+from shared.pool.scheduler import FATAL_LOSSES
 from shared.profiled import ProfiledPair
 from shared.session.front import CloudPolicies
 from shared.sim.clock import MILLISECOND
 from shared.sim.edge import Edge, EdgePlan
 from shared.sim.server import Server
 from shared.sim.setting import Faults, LawBroken, Setting
+from shared.sim.workers import FleetPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """A server is gone, with all that it knew, and comes back."""
+
+    start_ms: float
+    length_ms: float
+    server: int = 0
+    notice_ms: float | None = None
+    """It drains for so long before; None: it crashes."""
 
 
 class World:
@@ -30,20 +45,38 @@ class World:
         *,
         seed: int = 0,
         faults: Faults | None = None,
-        server_outages: list[tuple[float, float]] | None = None,
+        servers: int = 1,
+        outages: Sequence[Outage] = (),
         through_codec: bool = False,
         policies: CloudPolicies | None = None,
+        fleet: FleetPlan | None = None,
     ) -> None:
+        """`fleet`: the workers that join the pool; None: `make_pool` makes pools with a worker 0. All `servers` are
+        made alike, and every edge knows all of them.
+        """
         setting = Setting(seed, faults if faults is not None else Faults(), through_codec)
         self.clock = setting.clock
         self.trace = setting.trace
         poisonous = frozenset(index for index, plan in enumerate(edges) if plan.poisonous)
-        self.server = Server(setting, pair, info, make_pool, policies, poisonous)
-        self.edges = [Edge(setting, index, plan, info, self.server) for index, plan in enumerate(edges)]
+        self.servers = [
+            Server(setting, pair, info, make_pool, policies, poisonous, fleet, index=index)
+            for index in range(servers)
+        ]
+        self.edges = [
+            Edge(setting, index, plan, info, self.servers, self._start) for index, plan in enumerate(edges)
+        ]
         self._pair = pair
-        for start_ms, length_ms in server_outages or []:
-            self.clock.at(round(start_ms * MILLISECOND), self.server.crash)
-            self.clock.at(round((start_ms + length_ms) * MILLISECOND), self.server.restart)
+        for outage in outages:
+            server = self.servers[outage.server]
+            if outage.notice_ms is not None:
+                self.clock.at(round((outage.start_ms - outage.notice_ms) * MILLISECOND), server.drain)
+            self.clock.at(round(outage.start_ms * MILLISECOND), server.crash)
+            self.clock.at(round((outage.start_ms + outage.length_ms) * MILLISECOND), server.restart)
+
+    @property
+    def server(self) -> Server:
+        """The first, or only one."""
+        return self.servers[0]
 
     def run(self, max_events: int = 2_000_000) -> None:
         """Run to the end.
@@ -51,18 +84,24 @@ class World:
         Raises:
             LawBroken: an edge never ends, or ends with anything but the target's own text.
         """
-        for edge in self.edges:
-            self.clock.at(round(edge.plan.start_ms * MILLISECOND), edge.start)
+        self._start(None)
         while self.clock.step():
             if self.clock.events > max_events:
                 raise LawBroken(
                     f"no end after {max_events} events: {[edge.describe() for edge in self.edges]}"
                 )
-            self.server.check_progress()
+            for server in self.servers:
+                server.check_progress()
         self.check()
+
+    def _start(self, after: int | None) -> None:
+        for edge in self.edges:
+            if edge.plan.after == after:
+                self.clock.after(round(edge.plan.start_ms * MILLISECOND), edge.start)
 
     def check(self) -> None:
         """Every edge ended, with the text of plain decoding; nothing is left in the server."""
         for edge in self.edges:
-            edge.check(self._pair)
-        self.server.check_empty()
+            edge.check(self._pair, unlucky=max(one.losses for one in self.servers) >= FATAL_LOSSES)
+        for server in self.servers:
+            server.check_empty()

@@ -13,7 +13,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from cloud_server import ragged, verifier
-from cloud_server.kv_cache import KvPool, KvShape, SessionCache
+from cloud_server.kv_cache import SessionCache
+from cloud_server.kv_pool import KvPool, KvShape
 from cloud_server.model import load_model, resolve_device, resolve_dtype
 from cloud_server.packed_linear import packed_if_right
 from cloud_server.ragged import ON_ACCELERATOR, ON_CPU, ForwardBuilder, arrange, visibility, width_of
@@ -186,7 +187,7 @@ def test_a_padded_mask_shows_what_is_visible(folders):
     # Again, without the end: the first row of a session, which pads it, is a draft token's now.
     again = [replace(one, end_key=None) for one in items]
     caches = tested.verifier._caches
-    shares = [caches[one.session].place(one, tested.verifier.pool) for one in again]
+    shares = [caches.use(one.session).place(one, tested.verifier.pool) for one in again]
     batch = tested.verifier._builder.build(shares).batch
     (block,) = batch.blocks
     rows = block.mask.shape[2] // 2

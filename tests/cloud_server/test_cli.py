@@ -67,6 +67,10 @@ def assert_one_line(result: subprocess.CompletedProcess[str], *words: str) -> No
         (("--tls-cert", CERTIFICATE, "--tls-key", KEY, "--tls-client-ca", KEY), ("--tls-client-ca",)),
         (("--token-file", "/no/such/file"), ("/no/such/file", "cannot be read")),
         (("--token-file", os.devnull), (os.devnull, "no token")),
+        (("--model", "profiled", "--workers", "0"), ("--workers 0", "--cluster")),
+        (("--model", "profiled", "--cluster", "192.0.2.1:5"), ("--cluster 192.0.2.1:5", "--cluster-tls-ca")),
+        (("--model", "profiled", "--metrics-listen", "0.0.0.0:0"), ("--metrics-listen", "127.0.0.1")),
+        (("--model", "profiled:speed=7", "--workers", "2", "--worker-kind", "process"), ("speed", "step_ms")),
     ],
     ids=lambda value: " ".join(value) if value and value[0].startswith("--") else "",
 )

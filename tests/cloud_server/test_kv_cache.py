@@ -1,4 +1,4 @@
-"""Pages, placement, and where each token's keys and values end up."""
+"""Where each token's keys and values end up."""
 
 from __future__ import annotations
 
@@ -8,92 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from cloud_server.kv_cache import PAGE_SLOTS, KvPool, KvShape, PageTable, PoolFullError, SessionCache
-from shared.errors import UserError
+from cloud_server.kv_cache import SessionCache
+from cloud_server.kv_pool import PAGE_SLOTS, KvPool, KvShape, PageTable, PoolFullError
 from shared.step import StepNode
 from tests.cloud_server.tiny_target import chain, item
 
 SHAPE = KvShape(layers=2, heads=3, key_dim=4, value_dim=5, dtype=torch.float32, device=torch.device("cpu"))
-PAGE_BYTES = SHAPE.token_bytes * PAGE_SLOTS
 
 
 def pool_of(pages: int, *, reserve: int = 4 * PAGE_SLOTS) -> KvPool:
-    return KvPool(SHAPE, limit_bytes=pages * PAGE_BYTES, reserve_slots=reserve)
-
-
-def test_bytes_of_a_token_count_keys_and_values_of_all_layers():
-    assert SHAPE.token_bytes == 2 * 3 * (4 + 5) * 4
-
-
-def test_the_limit_is_kept_and_one_page_is_the_least():
-    pool = pool_of(7)
-    assert pool.pages == pool.free_pages == 7
-    assert pool.keys.nbytes + pool.values.nbytes <= 7 * PAGE_BYTES
-    with pytest.raises(UserError, match=f"at least {PAGE_BYTES} bytes"):
-        KvPool(SHAPE, limit_bytes=PAGE_BYTES - 1, reserve_slots=1)
-
-
-def test_a_table_grows_in_place_and_its_slots_count_on():
-    pool, table = pool_of(8), PageTable()
-    for slots in (1, PAGE_SLOTS, PAGE_SLOTS + 1, 3 * PAGE_SLOTS):
-        pool.grow(table, slots)
-        assert table.contiguous
-        assert table.capacity == -(-slots // PAGE_SLOTS) * PAGE_SLOTS
-    local = np.arange(table.capacity)
-    np.testing.assert_array_equal(table.to_global(local), local + table.start)
-
-
-def test_sessions_are_placed_apart_so_that_each_can_grow_in_place():
-    pool, tables = pool_of(40), [PageTable() for _ in range(8)]
-    for table in tables:
-        pool.grow(table, 1)
-    for table in tables:
-        pool.grow(table, 4 * PAGE_SLOTS)
-    assert all(table.contiguous for table in tables)
-
-
-def test_a_full_pool_refuses_and_changes_nothing():
-    pool, first, second = pool_of(3), PageTable(), PageTable()
-    pool.grow(first, 2 * PAGE_SLOTS)
-    with pytest.raises(PoolFullError):
-        pool.grow(second, 2 * PAGE_SLOTS)
-    assert (pool.free_pages, second.pages) == (1, [])
-    pool.grow(second, 1)
-    pool.release(first)
-    assert (pool.free_pages, first.pages) == (2, [])
-
-
-def test_no_page_has_two_owners_however_tables_come_and_go():
-    rng, pool = random.Random(0), pool_of(20)
-    tables = [PageTable() for _ in range(6)]
-    scattered = 0
-    for _ in range(500):
-        table = rng.choice(tables)
-        if rng.random() < 0.3:
-            pool.release(table)
-        else:
-            try:
-                pool.grow(table, rng.randrange(8 * PAGE_SLOTS))
-            except PoolFullError:
-                pool.release(rng.choice(tables))
-        owned = [page for other in tables for page in other.pages]
-        assert len(set(owned)) == len(owned) == pool.pages - pool.free_pages
-        slots = table.to_global(np.arange(table.capacity)).tolist()
-        assert slots == [page * PAGE_SLOTS + i for page in table.pages for i in range(PAGE_SLOTS)]
-        scattered += not table.contiguous
-    assert scattered > 0  # else this never saw `to_global` look pages up
-
-
-def test_queued_moves_are_one_permutation():
-    pool = pool_of(1)
-    pool.keys.copy_(torch.arange(PAGE_SLOTS).view(1, 1, -1, 1).expand_as(pool.keys))
-    pool.values.copy_(torch.arange(PAGE_SLOTS).view(1, 1, -1, 1).expand_as(pool.values))
-    pool.queue_move(np.array([5, 2]), np.array([2, 5]))
-    pool.queue_move(np.array([9]), np.array([7]))
-    pool.apply_moves()
-    pool.apply_moves()
-    for store in (pool.keys, pool.values):
-        assert store[1, 2, [2, 5, 7, 9], 0].tolist() == [5, 2, 9, 9]
+    return KvPool(SHAPE, limit_bytes=pages * SHAPE.token_bytes * PAGE_SLOTS, reserve_slots=reserve)
 
 
 class Stage:
@@ -156,14 +80,6 @@ def test_a_younger_draft_in_a_lower_slot_makes_way_for_its_own_parent():
     )
     assert (share.rows, stage.cache.draft_nodes) == (0, 2)
     assert stage.place(item([1, 2, 3, 8, 9, 5], end_key=None)).rows == 0
-
-
-def test_a_released_page_is_not_written_by_a_move_that_was_queued_before():
-    pool, table = pool_of(2), PageTable()
-    pool.grow(table, 1)
-    pool.queue_move(np.array([1]), np.array([0]))
-    pool.release(table)
-    assert pool._pending == ([], [])
 
 
 def test_a_committed_branch_moves_into_the_trunk_and_a_living_draft_makes_way():

@@ -6,7 +6,6 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +13,14 @@ import pytest
 import torch
 
 from cloud_server import ragged
-from cloud_server.kv_cache import PAGE_SLOTS
+from cloud_server.kv_pool import PAGE_SLOTS
 from cloud_server.model import load_model
 from cloud_server.verifier import DRAFT_SLOTS, SessionTooLongError, Verifier
 from cloud_server.worker import Worker
 from shared.errors import UserError
 from shared.sampling import BadLogitsError, SamplingParams, draw
 from shared.step import Step, StepItem, StepNode
+from tests.cloud_server.session_world import World
 from tests.cloud_server.tiny_target import (
     CONTEXT,
     VOCABULARY,
@@ -249,63 +249,6 @@ def test_one_place_named_twice_is_computed_once_and_answered_twice(make, referen
     assert seen.outcome.items[0].computed == 5 + 2
 
 
-class World:
-    """Sessions that join, grow, lose branches, are replaced and leave, at random; all randomness from one seed."""
-
-    def __init__(self, seed: int) -> None:
-        self.rng = random.Random(seed)
-        self.logs: dict[int, list[int]] = {}
-        self._filled: dict[int, int] = {}
-        self._trees: dict[int, tuple[StepNode, ...]] = {}
-        self._next = 0
-
-    def step(self, most: int) -> tuple[list[StepItem], list[int]]:
-        rng = self.rng
-        released = [key for key in self.logs if rng.random() < 0.06 or len(self.logs[key]) > CONTEXT - 30]
-        for key in released:
-            del self.logs[key]
-        while len(self.logs) < most and rng.random() < 0.7:
-            self._next += 1
-            self.logs[self._next] = random_tokens(rng, rng.randrange(1, 120))
-            self._filled[self._next], self._trees[self._next] = 0, ()
-        asked = [key for key in self.logs if rng.random() < 0.8]
-        rng.shuffle(asked)
-        return [self._ask(key) for key in asked], released
-
-    def _ask(self, key: int) -> StepItem:
-        rng, log = self.rng, self.logs[key]
-        missing = len(log) - 1 - self._filled[key]
-        if missing > 0 and rng.random() < 0.7:
-            self._filled[key] += rng.randrange(1, missing + 1)
-            return item(log, session=key, length=self._filled[key], end_key=None)
-        self._advance(key)
-        kept = self._trees[key] if rng.random() < 0.6 else ()
-        grown = random_tree(rng, len(kept) + rng.randrange(7), wanted=0.8)
-        tree = (*kept, *grown[len(kept) :])
-        self._trees[key] = tuple(replace(node, key=number) for number, node in enumerate(tree, 1))
-        self._filled[key] = len(log)
-        return item(log, self._trees[key], session=key, end_key=rng.choice((0, 0, None)))
-
-    def _advance(self, key: int) -> None:
-        """Commit a random walk down the tree, at times off it; what hangs below the new end lives on."""
-        rng, log, tree, end = self.rng, self.logs[key], self._trees[key], -1
-        while rng.random() < 0.6:
-            below = [index for index, node in enumerate(tree) if node.parent == end]
-            if not below or rng.random() < 0.2:
-                log.append(rng.randrange(VOCABULARY))
-                self._trees[key] = ()
-                return
-            end = rng.choice(below)
-            log.append(tree[end].token)
-        number = {end: -1}
-        kept: list[StepNode] = []
-        for index, node in enumerate(tree):
-            if node.parent in number and index != end:
-                number[index] = len(kept)
-                kept.append(StepNode(node.key, node.token, number[node.parent], node.wanted))
-        self._trees[key] = tuple(kept)
-
-
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 @pytest.mark.parametrize("room", [9.0, 1.1], ids=["roomy", "crowded"])
 @pytest.mark.parametrize("seed", range(3))
@@ -369,7 +312,7 @@ def test_scattered_pages_are_gathered(make, reference):
     logs[0] += random_tokens(rng, 60)
     logs[5] += random_tokens(rng, 70)
     items = [item(logs[key], random_tree(rng, 6), session=key) for key in (0, 2, 5)]
-    tables = [cache.table for cache in bench.verifier._caches.values()]
+    tables = [cache.table for cache in bench.verifier._caches]
     seen = bench.do(*items)
     assert not all(table.contiguous for table in tables)
     assert greatest_error(seen, items, reference) < TOLERANCE

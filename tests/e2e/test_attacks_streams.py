@@ -246,4 +246,5 @@ async def test_300_dropped_sessions_leave_nothing(together: int) -> None:
         await until(lambda: left(up) == [])
         await until(lambda: all(now <= then for now, then in zip(held(), before, strict=True)))
         await is_served(client)
-        await until(lambda: (up.engine._front._pool._cached, worker._facts.sessions) == ({}, 0))
+        books = up.engine._front.pool._workers[0]
+        await until(lambda: (books.cached, worker._facts.sessions) == ({}, 0))

@@ -120,7 +120,7 @@ async def test_an_empty_message_is_refused() -> None:
         await stream.call.write(pb.EdgeMessage())
         code, detail = await stream.rest()
         assert code is Code.INVALID_ARGUMENT
-        assert "open, draft and close" in detail
+        assert "open, attach, draft and close" in detail
 
 
 async def test_more_sessions_than_allowed_are_refused_and_room_is_made_again() -> None:

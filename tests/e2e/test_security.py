@@ -417,7 +417,8 @@ async def test_secrets_are_in_no_log_and_no_repr(file_of: Make, caplog: pytest.L
             await client(up, wrong).__aenter__()
         async with client(up, right) as opened:
             await opened.generate(GenerateOptions(PROMPT, max_new_tokens=5))
-            shown = [repr(one) for one in (secrets, right, options, security, opened, opened._transport)]
+            inside = (opened, opened._connections, *opened._connections._transports.values())
+            shown = [repr(one) for one in (secrets, right, options, security, *inside)]
     shown += [repr(Tokens((TOKEN,))), repr(ServeOptions(security=security)), caplog.text]
     key = (CERTIFICATES / "client.key").read_text(encoding="utf-8").splitlines()[1]
     assert key.encode() in (secrets.key or b"")

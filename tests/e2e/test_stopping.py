@@ -109,7 +109,8 @@ async def test_what_runs_comes_to_its_end_and_nothing_new_begins(tmp_path: Path)
                     pass
                 assert await health(address) == 1
                 assert not running.done()
-                late = Stream(client._transport._stub.Decode(metadata=client._transport._metadata))
+                (transport,) = client._connections._transports.values()
+                late = Stream(transport._stub.Decode(metadata=transport._metadata))
                 code, detail = await late.rest()
                 assert (code, detail) == (
                     grpc.StatusCode.UNAVAILABLE,

@@ -16,7 +16,7 @@ from shared.messages import CloudMessage, Commit, Draft, EdgeMessage, Limits, Mo
 from shared.pb.slipstream.v1 import slipstream_pb2 as pb
 from shared.pb.slipstream.v1 import slipstream_pb2_grpc as pb_grpc
 from shared.policy.batching import FlatBudget
-from shared.pool import PoolScheduler
+from shared.pool import one_worker
 from shared.profiled import Profile, ProfiledPair
 from shared.session.cloud import CloudEffect, EndStream
 from shared.session.front import CloudFront, Ticket
@@ -46,6 +46,8 @@ class Faults:
     """Stream -> messages down after which it ends with UNAVAILABLE."""
     end_with: tuple[Status, str] | None = None
     """Every stream ends like this before its first message."""
+    pushback_ms: int | None = None
+    """And says to come again so much later."""
     say: Callable[[CloudMessage], pb.CloudMessage] = wire.cloud_message_to_wire
     """What goes over the wire in the place of a message."""
 
@@ -56,7 +58,7 @@ class FakeCloud(pb_grpc.SlipstreamServicer):
     ) -> None:
         self.model = model if model is not None else info(profile)
         self.faults = faults if faults is not None else Faults()
-        self.front = CloudFront(self.model, PoolScheduler(FlatBudget()))
+        self.front = CloudFront(self.model, one_worker(FlatBudget()))
         self.server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         self.received: list[list[EdgeMessage]] = []
         """What each stream brought."""
@@ -90,9 +92,11 @@ class FakeCloud(pb_grpc.SlipstreamServicer):
         number = len(self.received)
         if self.faults.end_with is not None:
             status, detail = self.faults.end_with
-            await context.abort(grpc.StatusCode[status.name], detail)
+            wait = self.faults.pushback_ms
+            trailing = () if wait is None else (("grpc-retry-pushback-ms", str(wait)),)
+            await context.abort(grpc.StatusCode[status.name], detail, trailing)
         queue = self._queues[number] = asyncio.Queue()
-        self._perform(self.front.connect(number, Ticket(f"s{number}", "secret")))
+        self._perform(self.front.connect(number, Ticket(f"s{number}-{id(self)}", "secret")))
         reader = asyncio.create_task(self._read(number, request_iterator))
         try:
             await self._write(number, queue, context)
@@ -101,7 +105,7 @@ class FakeCloud(pb_grpc.SlipstreamServicer):
             del self._queues[number]
             session = self.front.session_of(number)
             self.vanished += session is not None and not session.over
-            self.front.lost(number)
+            self.front.lost(number, time.monotonic_ns())
             await self._tell()
 
     async def _write(self, number, queue, context):
@@ -161,13 +165,13 @@ class FakeCloud(pb_grpc.SlipstreamServicer):
 
 
 @contextlib.asynccontextmanager
-async def serve(cloud: FakeCloud, port: int = 0) -> AsyncIterator[str]:
+async def serve(cloud: FakeCloud, port: int = 0, host: str = "127.0.0.1") -> AsyncIterator[str]:
     """The address while the block lasts, or until the cloud is shut."""
     pb_grpc.add_SlipstreamServicer_to_server(cloud, cloud.server)
-    port = cloud.server.add_insecure_port(f"127.0.0.1:{port}")
+    port = cloud.server.add_insecure_port(f"{host}:{port}")
     await cloud.server.start()
     try:
-        yield f"127.0.0.1:{port}"
+        yield f"{host}:{port}"
     finally:
         await cloud.shut()
 

@@ -272,6 +272,37 @@ async def test_no_server_fails_fast() -> None:
     assert ended.code == 2
 
 
+async def test_several_servers_by_repeating_and_by_commas(cloud: FakeCloud) -> None:
+    async with serve(FakeCloud()) as down:
+        pass  # nobody listens there any more
+    async with serve(FakeCloud()) as second:
+        common = ("abc", "--drafter", "none", "--max-new-tokens", "5", "--balance", "first")
+        for servers in (("--server", f"{down},{second}"), ("--server", down, "--server", second)):
+            ended = await run(*common, *servers, "--server", cloud.address)
+            assert (ended.code, ended.out) == (0, shown("abc", 5) + "\n")
+            assert ended.err == (
+                f"edge-client: {down}: no server answers there, it is used once one does; going on with {second} and "
+                f"{cloud.address}\n"
+            )
+    ended = await run(*common, "--server", down, "--server", second)
+    assert ended.line == (
+        f"edge-client: no server answers at {down} or {second}: start one with `cloud-server serve`, or name another "
+        "with --server HOST:PORT"
+    )
+    assert ended.code == 2
+
+
+async def test_when_every_server_is_full_it_says_when_to_come_again() -> None:
+    full = Faults(end_with=(Status.RESOURCE_EXHAUSTED, "all 2 sessions are taken"), pushback_ms=3000)
+    async with serve(FakeCloud(faults=full)) as one, serve(FakeCloud(faults=full)) as two:
+        ended = await run("abc", "--server", one, "--server", two, "--drafter", "none", "--balance", "first")
+    assert ended.line == (
+        f"edge-client: none of {one} and {two} has room for the session (all 2 sessions are taken): try again in 3 s "
+        "(RESOURCE_EXHAUSTED)"
+    )
+    assert ended.code == 2
+
+
 async def test_a_file_that_is_no_model_is_one_line(cloud: FakeCloud, tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"not a graph")
     ended = await run("abc", "--server", cloud.address, "--drafter", tmp_path)

@@ -15,6 +15,8 @@ from shared import wire
 from shared.errors import ContractViolation, Status
 from shared.messages import (
     DEFAULT_COST,
+    Attach,
+    Attached,
     Close,
     CloudMessage,
     Commit,
@@ -27,6 +29,7 @@ from shared.messages import (
     ModelInfo,
     Open,
     Opened,
+    SessionNotice,
 )
 from shared.pb.slipstream.v1 import slipstream_pb2 as pb
 from shared.sampling import SamplingParams
@@ -53,6 +56,7 @@ LIMITS = st.builds(
     max_sessions=U32,
     max_patience_us=U64,
     run_ahead=U32,
+    max_attached=U32,
 )
 OPENS = st.builds(
     Open,
@@ -67,6 +71,16 @@ OPENS = st.builds(
     adaptive_patience_us=U64,
     want_logprobs=st.booleans(),
     more=st.booleans(),
+    protocol_version=U32,
+    session_id=TEXT,
+    secret=TEXT,
+)
+ATTACHES = st.builds(
+    Attach,
+    session_id=TEXT,
+    secret=TEXT,
+    model_fingerprint=TEXT,
+    tokenizer_fingerprint=TEXT,
     protocol_version=U32,
 )
 
@@ -116,7 +130,22 @@ def commits(draw: st.DrawFn) -> Commit:
     )
 
 
-EDGE_MESSAGES = OPENS | drafts() | st.builds(Close, position=st.none() | U32)
+@st.composite
+def attacheds(draw: st.DrawFn) -> Attached:
+    tokens = draw(st.lists(U32, min_size=1, max_size=12).map(tuple))
+    return Attached(
+        tokens=tokens,
+        prompt_length=draw(st.integers(1, len(tokens))),
+        max_length=draw(U32),
+        sampling=draw(SAMPLING),
+        stop_tokens=draw(TOKENS),
+        model_fingerprint=draw(TEXT),
+        limits=draw(LIMITS),
+        sp_degree=draw(U32),
+    )
+
+
+EDGE_MESSAGES = OPENS | ATTACHES | drafts() | st.builds(Close, position=st.none() | U32)
 CLOUD_MESSAGES = (
     commits()
     | st.builds(
@@ -126,7 +155,9 @@ CLOUD_MESSAGES = (
         seed=U64,
         model_fingerprint=TEXT,
         limits=LIMITS,
+        sp_degree=U32,
     )
+    | attacheds()
     | st.builds(Drain, target=TEXT)
     | st.builds(Finish, reason=st.sampled_from(FinishReason), prompt_tokens=U32, completion_tokens=U32)
 )
@@ -141,6 +172,16 @@ def chain(count: int, *, first_node: int = 100, position: int = 1000, token: int
         costs=(DEFAULT_COST,) * count,
         seen=position,
     )
+
+
+def _attached(**changed: Any) -> pb.CloudMessage:
+    whole: dict[str, Any] = {
+        "tokens": [1, 2],
+        "prompt_length": 1,
+        "sampling": pb.Sampling(),
+        "limits": pb.Limits(),
+    }
+    return pb.CloudMessage(attached=pb.Attached(**(whole | changed)))
 
 
 class TestRoundTrip:
@@ -165,11 +206,19 @@ class TestRoundTrip:
             stop_tokens=TOKENS,
             limits=LIMITS,
             protocol_version=U32,
+            takes_attached=st.booleans(),
+            open_sessions=U32,
+            sp_degree=U32,
         )
     )
     def test_model_info(self, info: ModelInfo) -> None:
         sent = wire.model_info_to_wire(info).SerializeToString()
         assert wire.model_info_from_wire(pb.Model.FromString(sent)) == info
+
+    @given(st.builds(SessionNotice, session_id=st.text(min_size=1, max_size=12), secret=TEXT))
+    def test_session_notice(self, notice: SessionNotice) -> None:
+        sent = wire.session_notice_to_wire(notice).SerializeToString()
+        assert wire.session_notice_from_wire(pb.SessionNotice.FromString(sent)) == notice
 
     @given(EDGE_MESSAGES)
     def test_unknown_fields_are_ignored(self, message: EdgeMessage) -> None:
@@ -229,7 +278,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("message", "names"),
         [
-            (pb.EdgeMessage(), "open, draft and close"),
+            (pb.EdgeMessage(), "open, attach, draft and close"),
             (pb.EdgeMessage(open=pb.Open(tokens=[1], prompt_length=1)), "open.sampling"),
             (
                 pb.EdgeMessage(draft=pb.Draft(first_node=1, tokens=[1, 2], parent_offsets=[0])),
@@ -269,9 +318,15 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("message", "names"),
         [
-            (pb.CloudMessage(), "opened, commit, drain and finish"),
+            (pb.CloudMessage(), "opened, attached, commit, drain and finish"),
             (pb.CloudMessage(opened=pb.Opened(limits=pb.Limits())), "session_id"),
             (pb.CloudMessage(opened=pb.Opened(session_id="s")), "limits"),
+            (_attached(tokens=[]), r"attached\.prompt_length: 1 of 0"),
+            (_attached(prompt_length=0), r"attached\.prompt_length: 0"),
+            (_attached(prompt_length=3), r"attached\.prompt_length: 3 of 2"),
+            (_attached(sampling=None), r"attached\.sampling"),
+            (_attached(limits=None), r"attached\.limits"),
+            (_attached(sampling=pb.Sampling(temperature=-1.0)), r"attached\.sampling.*temperature"),
             (pb.CloudMessage(commit=pb.Commit(position=4)), "tokens"),
             (pb.CloudMessage(commit=pb.Commit(tokens=[1, 2], logprobs=[0.0])), "logprobs"),
             (pb.CloudMessage(finish=pb.Finish()), "reason: 0"),
@@ -282,6 +337,10 @@ class TestRefused:
         with pytest.raises(ContractViolation, match=names) as caught:
             wire.cloud_message_from_wire(message)
         assert caught.value.status is Status.INVALID_ARGUMENT
+
+    def test_a_notice_of_no_session(self) -> None:
+        with pytest.raises(ContractViolation, match="session_id"):
+            wire.session_notice_from_wire(pb.SessionNotice(secret="s"))
 
     def test_model_without_limits(self) -> None:
         with pytest.raises(ContractViolation, match="limits"):
@@ -326,15 +385,40 @@ class TestContract:
             (Open, pb.Open),
             (Draft, pb.Draft),
             (Close, pb.Close),
+            (Attach, pb.Attach),
             (Opened, pb.Opened),
+            (Attached, pb.Attached),
             (Commit, pb.Commit),
             (Drain, pb.Drain),
             (Finish, pb.Finish),
             (ModelInfo, pb.Model),
+            (SessionNotice, pb.SessionNotice),
             (Limits, pb.Limits),
             (SamplingParams, pb.Sampling),
         ):
             assert set(message.__dataclass_fields__) == set(described.DESCRIPTOR.fields_by_name)
+
+    def test_what_an_older_peer_leaves_out_means_what_it_meant(self) -> None:
+        info = wire.model_info_from_wire(pb.Model(limits=pb.Limits()))
+        assert (info.takes_attached, info.open_sessions, info.sp_degree) == (False, 0, 0)
+        opened = wire.cloud_message_from_wire(
+            pb.CloudMessage(opened=pb.Opened(session_id="s", limits=pb.Limits()))
+        )
+        assert isinstance(opened, Opened)
+        assert opened.sp_degree == 0
+        message = _read(open=pb.Open(sampling=pb.Sampling()))
+        assert isinstance(message, Open)
+        assert (message.session_id, message.secret) == ("", "")
+
+    def test_a_secret_is_not_in_what_is_logged(self) -> None:
+        for value in (
+            Open((1,), 1, 2, SamplingParams(), session_id="s", secret="hush"),
+            Attach("s", "hush"),
+            Opened("s", "hush", 0, "m", Limits()),
+            SessionNotice("s", "hush"),
+        ):
+            assert value.secret == "hush"
+            assert "hush" not in repr(value)
 
     def test_there_is_no_text_on_the_wire(self) -> None:
         names = {
@@ -346,9 +430,18 @@ class TestContract:
         assert names == {
             "Open.model_fingerprint",
             "Open.tokenizer_fingerprint",
+            "Open.session_id",
+            "Open.secret",
+            "Attach.session_id",
+            "Attach.secret",
+            "Attach.model_fingerprint",
+            "Attach.tokenizer_fingerprint",
             "Opened.session_id",
             "Opened.secret",
             "Opened.model_fingerprint",
+            "Attached.model_fingerprint",
+            "SessionNotice.session_id",
+            "SessionNotice.secret",
             "Drain.target",
             "Model.name",
             "Model.model_fingerprint",

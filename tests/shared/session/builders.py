@@ -25,12 +25,14 @@ Answer = Callable[[tuple[int, ...]], int]
 
 
 def model_info(*, context: int = 1000, limits: Limits | None = None) -> ModelInfo:
-    return ModelInfo("test", "model-a", "tokenizer-a", VOCABULARY, context, (), limits or Limits())
+    return ModelInfo(
+        "test", "model-a", "tokenizer-a", VOCABULARY, context, (), limits or Limits(), takes_attached=True
+    )
 
 
 def opening(tokens: Sequence[int] = PROMPT, *, room: int = 20, **fields: Any) -> Open:
     values: dict[str, Any] = {"prompt_length": len(tokens), "max_length": len(tokens) + room}
-    return Open(tokens=tuple(tokens), sampling=SamplingParams(), **(values | fields))
+    return Open(tokens=tuple(tokens), **({"sampling": SamplingParams()} | values | fields))
 
 
 def session(

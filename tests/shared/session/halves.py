@@ -17,7 +17,7 @@ from shared.policy.expansion import BestFirst, chain
 from shared.policy.pacing import Block, Streaming
 from shared.policy.reconnect import Reconnect
 from shared.policy.window import FixedWindow
-from shared.pool import PoolScheduler, PrefillLimits
+from shared.pool import PrefillLimits, one_worker
 from shared.profiled import Profile, ProfiledPair, decode
 from shared.sampling import SamplingParams
 from shared.session.cloud import CloudEffect, CloudSession, EndStream
@@ -68,7 +68,7 @@ class Wire:
         info = model_info(profile, LIMITS)
         request = Request(PROMPT, ROOM, SamplingParams(), stops, PATIENCE_US if block else 0)
         self.edge = EdgeSession(request, info, policies)
-        self.front = CloudFront(info, PoolScheduler(FlatBudget(nodes, 4), PrefillLimits(2, 4)))
+        self.front = CloudFront(info, one_worker(FlatBudget(nodes, 4), PrefillLimits(2, 4)))
         self.drafter = SyntheticDrafter(self.pair, temper, window)
         self.worker = SyntheticWorker(self.pair)
         self.now = 0
@@ -166,7 +166,7 @@ class Wire:
         self.stream = 0
 
     def cloud_notices(self) -> None:
-        self.front.lost(self.unnoticed.pop(0))
+        self.front.lost(self.unnoticed.pop(0), self.now)
 
     def close(self) -> None:
         self.edge_does(self.edge.close(self.now))

@@ -12,6 +12,7 @@ from shared.messages import (
     Drain,
     Finish,
     FinishReason,
+    Limits,
     Open,
 )
 from shared.policy.expansion import BestFirst
@@ -235,3 +236,21 @@ def test_a_full_server_refuses_a_new_session_for_good():
     bench = Bench().start()
     bench.connected()
     assert isinstance(bench.lost(Status.RESOURCE_EXHAUSTED)[0], Failed)
+
+
+def test_a_stream_that_is_opened_again_names_the_session_that_was_lost():
+    bench = Bench(limits=Limits(max_message_bytes=16)).open()
+    bench.lost()
+    opens = [e.message for e in bench.connected() if isinstance(e, SendUp) and isinstance(e.message, Open)]
+    assert [(one.session_id, one.secret) for one in opens] == [("s", "x"), ("", "")], (
+        "in the first part alone"
+    )
+
+
+def test_the_first_stream_names_none():
+    opens = [
+        e.message
+        for e in Bench().start().connected()
+        if isinstance(e, SendUp) and isinstance(e.message, Open)
+    ]
+    assert [(one.session_id, one.secret) for one in opens] == [("", "")]

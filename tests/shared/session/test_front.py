@@ -7,7 +7,7 @@ import pytest
 from shared.errors import ContractViolation, Status
 from shared.messages import Close, Draft, Drain, EdgeMessage, Finish, FinishReason, Limits, Open, Opened
 from shared.policy.batching import FlatBudget
-from shared.pool import PoolScheduler
+from shared.pool import one_worker
 from shared.session.cloud import EndStream, Send
 from shared.session.front import CloudFront, Ticket
 from shared.step import ItemOutcome, Step, StepOutcome
@@ -28,7 +28,7 @@ TEXT = (10, 11, 12, 13)
 
 
 def front(limits: Limits | None = None, context: int = 1000) -> CloudFront:
-    return CloudFront(model_info(limits=limits, context=context), PoolScheduler(FlatBudget()))
+    return CloudFront(model_info(limits=limits, context=context), one_worker(FlatBudget()))
 
 
 def outcome(step: Step) -> StepOutcome:
@@ -143,7 +143,8 @@ def test_a_full_pool_refuses_and_takes_the_next_when_there_is_room():
     (end,) = cloud.receive(3, opening(), 0)
     assert isinstance(end, EndStream)
     assert end.status is Status.RESOURCE_EXHAUSTED
-    assert "all 2 sessions are taken: try again" in end.detail
+    assert "2 sessions are open and there is no room for more: try again" in end.detail
+    assert end.retry_ms is not None
     cloud.receive(1, Close(), 0)
     opened(cloud, 4)
     assert cloud.sessions == 2
@@ -165,8 +166,8 @@ def test_a_lost_stream_frees_its_session_at_once():
     cloud = opened(front(), 1, 2)
     step = cloud.next_step(0)
     assert step is not None
-    cloud.lost(1)
-    cloud.lost(1)
+    cloud.lost(1, 0)
+    cloud.lost(1, 0)
     assert (cloud.streams, cloud.sessions) == (1, 1)
     assert [effect.stream for effect in cloud.complete(outcome(step), 0)] == [2]
     after = cloud.next_step(0)
@@ -177,14 +178,17 @@ def test_a_lost_stream_frees_its_session_at_once():
 def test_a_lost_stream_that_never_opened_is_nothing():
     cloud = front()
     cloud.connect(1, Ticket("s", "x"))
-    cloud.lost(1)
+    cloud.lost(1, 0)
     assert (cloud.streams, cloud.next_step(0)) == (0, None)
 
 
 def test_a_closed_session_says_farewell_and_is_released():
     cloud = opened(front(), 1)
+    step = cloud.next_step(0)
+    assert step is not None
+    cloud.complete(outcome(step), 0)
     assert cloud.receive(1, Close(), 0) == [
-        Send(1, Finish(FinishReason.CLOSED, 3, 0)),
+        Send(1, Finish(FinishReason.CLOSED, 3, 1)),
         EndStream(1, Status.OK),
     ]
     assert (cloud.streams, cloud.sessions) == (0, 0)
@@ -229,8 +233,8 @@ def test_who_is_not_due_when_its_turn_comes_is_not_waited_for():
     cloud = opened(front(), 1, 2)
     assert _asked(cloud) == [1, 2]
     cloud.broken("x")
-    cloud.lost(1)
-    cloud.lost(2)
+    cloud.lost(1, 0)
+    cloud.lost(2, 0)
     opened(cloud, 3)
     assert _asked(cloud) == [3]
 
@@ -268,7 +272,7 @@ def test_a_session_that_breaks_the_worker_is_found_though_prompts_are_prefilled_
     """A worker that broke holds nothing: everybody's prompt comes before the trial."""
     cloud = front(Limits(run_ahead=1 << 20), context=4000)
     for stream, length in enumerate(lengths, start=1):
-        cloud.connect(stream, Ticket("s", "x"))
+        cloud.connect(stream, Ticket(f"s{stream}", "x"))
         cloud.receive(stream, opening(tuple(1 + index % 9 for index in range(length)), room=500), 0)
     ended: list[object] = []
     while not ended and (step := cloud.next_step(0)) is not None:

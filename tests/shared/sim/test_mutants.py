@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Sequence
 
 import pytest
 
-from shared.messages import Commit, Draft, Limits, ModelInfo, Open
+from shared.messages import Commit, Draft, Limits, ModelInfo, Open, Opened
 from shared.policy.expansion import Candidate
 from shared.policy.lookup import SuffixIndex
 from shared.policy.patience import AdaptivePatience, FixedPatience
 from shared.pool import PoolScheduler
+from shared.pool.packing import Packing
 from shared.session import cloud as cloud_module
 from shared.session import stream as stream_module
 from shared.session import uplink as uplink_module
@@ -199,9 +200,12 @@ def a_commit_is_sent_twice(patch: Patch) -> None:
 def opening_again_extends_the_budget(patch: Patch) -> None:
     openings = Request.openings
 
-    def broken(request: Request, log: TokenLog, info: ModelInfo, limits: Limits) -> list[Open]:
+    def broken(
+        request: Request, log: TokenLog, info: ModelInfo, limits: Limits, before: Opened | None = None
+    ) -> list[Open]:
         most = len(log) + request.max_new_tokens
-        return [dataclasses.replace(part, max_length=most) for part in openings(request, log, info, limits)]
+        parts = openings(request, log, info, limits, before)
+        return [dataclasses.replace(part, max_length=most) for part in parts]
 
     patch.setattr(Request, "openings", broken)
 
@@ -277,8 +281,8 @@ def the_log_is_read_one_token_off(patch: Patch) -> None:
 def the_first_of_a_broken_step_is_blamed(patch: Patch) -> None:
     """The first session of a step that broke the worker ends, whoever broke it."""
 
-    def broken(pool: PoolScheduler) -> int | None:
-        left = pool.failed()
+    def broken(pool: PoolScheduler, worker: int = 0) -> int | None:
+        left = pool.failed(worker)
         return left[0] if left else None
 
     patch.setattr(PoolScheduler, "broken", broken)
@@ -322,7 +326,7 @@ def ancestors_are_left_out_of_a_step_item(patch: Patch) -> None:
 
 
 def long_prompts_are_never_prefilled(patch: Patch) -> None:
-    patch.setattr(PoolScheduler, "_prefills", lambda pool, served: [])
+    patch.setattr(Packing, "_prefills", lambda packing, books, served: [])
 
 
 def the_worker_is_not_told_who_left(patch: Patch) -> None:
@@ -330,7 +334,8 @@ def the_worker_is_not_told_who_left(patch: Patch) -> None:
 
     def broken(pool: PoolScheduler, key: int) -> None:
         leave(pool, key)
-        pool._released.clear()
+        for books in pool._workers.values():
+            books.released.clear()
 
     patch.setattr(PoolScheduler, "leave", broken)
 
@@ -390,8 +395,8 @@ def drafts_are_ignored(patch: Patch) -> None:
     patch.setattr(
         CloudSession,
         "draft",
-        lambda cloud, draft, *, now: right(
-            cloud, dataclasses.replace(draft, tokens=(), parent_offsets=(), costs=()), now=now
+        lambda cloud, draft, *, now, stream=None: right(
+            cloud, dataclasses.replace(draft, tokens=(), parent_offsets=(), costs=()), now=now, stream=stream
         ),
     )
 

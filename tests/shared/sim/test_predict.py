@@ -10,7 +10,7 @@ import pytest
 
 from shared.messages import Limits
 from shared.policy.batching import FlatBudget
-from shared.pool import PoolScheduler
+from shared.pool import one_worker
 from shared.profiled import Profile, ProfiledPair
 from shared.sampling import SamplingParams
 from shared.session.edge import Request
@@ -85,7 +85,7 @@ def test_speculation_costs_no_other_user_a_token(nodes: int):
         request = Request(random_prompt(index, 8, 32_000), 60, SamplingParams())
         plans.append(EdgePlan(request, policies, drafter))
     limits = Limits(max_live_nodes=4096, max_depth=4096)
-    world = World(pair, model_info(profile, limits), lambda: PoolScheduler(FlatBudget(nodes, 8)), plans)
+    world = World(pair, model_info(profile, limits), lambda: one_worker(FlatBudget(nodes, 8)), plans)
     world.run()
     for edge in world.edges:
         times = [at for at, count in edge.emitted for _ in range(count)]

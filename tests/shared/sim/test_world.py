@@ -10,7 +10,7 @@ from shared.policy.expansion import chain
 from shared.policy.pacing import Streaming
 from shared.policy.reconnect import Reconnect
 from shared.policy.window import FixedWindow
-from shared.pool import PoolScheduler
+from shared.pool import one_worker
 from shared.profiled import Profile, ProfiledPair
 from shared.sampling import SamplingParams
 from shared.session.edge import Done, EdgePolicies, Request
@@ -18,7 +18,7 @@ from shared.sim.edge import EdgePlan
 from shared.sim.models import SyntheticDrafter, SyntheticWorker
 from shared.sim.predict import model_info
 from shared.sim.setting import Faults, LawBroken
-from shared.sim.world import World
+from shared.sim.world import Outage, World
 
 PROFILE = Profile(step_ms=10.0)
 PAIR = ProfiledPair(PROFILE)
@@ -31,7 +31,7 @@ def plan(**changes: object) -> EdgePlan:
 
 
 def world(*plans: EdgePlan, **more: object) -> World:
-    return World(PAIR, model_info(PROFILE), lambda: PoolScheduler(FlatBudget()), list(plans), **more)
+    return World(PAIR, model_info(PROFILE), lambda: one_worker(FlatBudget()), list(plans), **more)
 
 
 def test_a_quiet_world_ends_with_the_targets_text():
@@ -55,14 +55,14 @@ def test_a_worker_that_never_answers_is_noticed():
 
 
 def test_a_server_that_never_comes_back_is_noticed():
-    gone = world(plan(), server_outages=[(50.0, 1e7)])
+    gone = world(plan(), outages=[Outage(50.0, 1e7)])
     with pytest.raises(LawBroken, match=r"UNAVAILABLE.*did not finish"):
         gone.run()
 
 
 def test_a_server_that_comes_back_is_found_again_with_the_same_text():
     back = world(
-        plan(up=LinkProfile(delay_ms=5), down=LinkProfile(delay_ms=5)), server_outages=[(50.0, 300.0)]
+        plan(up=LinkProfile(delay_ms=5), down=LinkProfile(delay_ms=5)), outages=[Outage(50.0, 300.0)]
     )
     back.run()
     assert back.edges[0].session.counts.reconnects > 0

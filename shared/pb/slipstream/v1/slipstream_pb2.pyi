@@ -76,24 +76,30 @@ class EdgeMessage(_message.Message):
     OPEN_FIELD_NUMBER: _builtins.int
     DRAFT_FIELD_NUMBER: _builtins.int
     CLOSE_FIELD_NUMBER: _builtins.int
+    ATTACH_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def open(self) -> Global___Open: ...
     @_builtins.property
     def draft(self) -> Global___Draft: ...
     @_builtins.property
     def close(self) -> Global___Close: ...
+    @_builtins.property
+    def attach(self) -> Global___Attach:
+        """Only where Model.takes_attached is set."""
+
     def __init__(
         self,
         *,
         open: Global___Open | None = ...,
         draft: Global___Draft | None = ...,
         close: Global___Close | None = ...,
+        attach: Global___Attach | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "draft", b"draft", "kind", b"kind", "open", b"open"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attach", b"attach", "close", b"close", "draft", b"draft", "kind", b"kind", "open", b"open"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "draft", b"draft", "kind", b"kind", "open", b"open"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attach", b"attach", "close", b"close", "draft", b"draft", "kind", b"kind", "open", b"open"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["open", "draft", "close"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["open", "draft", "close", "attach"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -101,8 +107,8 @@ Global___EdgeMessage: _TypeAlias = EdgeMessage  # noqa: Y015
 
 @_typing.final
 class Open(_message.Message):
-    """The log so far and how it is to be continued. The first message of a stream, once: anything else first, or
-    an Open after a complete one, is INVALID_ARGUMENT.
+    """The log so far and how it is to be continued. The first message of a stream, once: anything but this or Attach
+    first, or an Open after a complete one, is INVALID_ARGUMENT.
 
     A log longer than one message is continued in further Open messages (`more`). Only `tokens` and `more` of a
     further part are used, but each part is a complete Open, so that a part can be read without its neighbours:
@@ -123,6 +129,8 @@ class Open(_message.Message):
     WANT_LOGPROBS_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
     ADAPTIVE_PATIENCE_US_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """PROTOCOL_VERSION of the edge: 1. MUST be a version that the server speaks, else FAILED_PRECONDITION. 0 is
     none.
@@ -161,6 +169,18 @@ class Open(_message.Message):
     while patience_us is 0: an edge that names a patience gets that one. MUST be at most Limits.max_patience_us,
     else INVALID_ARGUMENT.
     """
+    session_id: _builtins.str
+    """Opened.session_id of the session that this log is the log of. Empty: none.
+
+    If the server still serves that session, `secret` is its own, prompt_length, max_length, sampling, stop_tokens,
+    patience and want_logprobs are as when it was opened, and the log is a prefix of its log (and no shorter than it
+    was then), the stream becomes the session's owner: Opened names the same session_id and secret, and a Commit with what the log lacks follows at
+    once. A stream that owned it until now ends with FAILED_PRECONDITION. In every other case, unknown session and wrong secret
+    included, a new session is opened with the log, which gives the same text; one whose secret was right, but which
+    this Open does not continue, is over. Used in the first part only.
+    """
+    secret: _builtins.str
+    """Opened.secret of that session."""
     @_builtins.property
     def tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The log: the prompt, and after it the tokens committed so far when a session is opened again. At least
@@ -195,14 +215,67 @@ class Open(_message.Message):
         want_logprobs: _builtins.bool = ...,
         more: _builtins.bool = ...,
         adaptive_patience_us: _builtins.int = ...,
+        session_id: _builtins.str = ...,
+        secret: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adaptive_patience_us", b"adaptive_patience_us", "max_length", b"max_length", "model_fingerprint", b"model_fingerprint", "more", b"more", "patience_us", b"patience_us", "prompt_length", b"prompt_length", "protocol_version", b"protocol_version", "sampling", b"sampling", "stop_tokens", b"stop_tokens", "tokenizer_fingerprint", b"tokenizer_fingerprint", "tokens", b"tokens", "want_logprobs", b"want_logprobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adaptive_patience_us", b"adaptive_patience_us", "max_length", b"max_length", "model_fingerprint", b"model_fingerprint", "more", b"more", "patience_us", b"patience_us", "prompt_length", b"prompt_length", "protocol_version", b"protocol_version", "sampling", b"sampling", "secret", b"secret", "session_id", b"session_id", "stop_tokens", b"stop_tokens", "tokenizer_fingerprint", b"tokenizer_fingerprint", "tokens", b"tokens", "want_logprobs", b"want_logprobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Open: _TypeAlias = Open  # noqa: Y015
+
+@_typing.final
+class Attach(_message.Message):
+    """Another stream with drafts for a session that is open: the first message of an attached stream, once, in the place of
+    Open; INVALID_ARGUMENT if it is not the first. It is answered with Attached, before which a drafter knows no position
+    to draft at.
+
+    An attached stream has node ids, limits and a `seen` of its own. What it proposes changes when a token is committed,
+    never which. A violation, a loss or Close ends this stream alone: the nodes that it brought stay, as long as the log
+    can reach them. The session does not outlive its owner by more than the grace: then, or when the owner has moved on,
+    attached streams end with NOT_FOUND.
+
+    At most Limits.max_attached streams are attached to one session, and a tree that is full of drafts whose streams have
+    gone takes no more, else RESOURCE_EXHAUSTED.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROTOCOL_VERSION_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    MODEL_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    TOKENIZER_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    protocol_version: _builtins.int
+    """As Open.protocol_version."""
+    session_id: _builtins.str
+    """Opened.session_id or SessionNotice.session_id. MUST name a session that the server serves, else NOT_FOUND."""
+    secret: _builtins.str
+    """Opened.secret or SessionNotice.secret. MUST be the session's, else NOT_FOUND, with the same words as for a session
+    that is unknown.
+    """
+    model_fingerprint: _builtins.str
+    """As Open.model_fingerprint."""
+    tokenizer_fingerprint: _builtins.str
+    """Model.tokenizer_fingerprint of the tokenizer that the drafter was made for. As Open.tokenizer_fingerprint."""
+    def __init__(
+        self,
+        *,
+        protocol_version: _builtins.int = ...,
+        session_id: _builtins.str = ...,
+        secret: _builtins.str = ...,
+        model_fingerprint: _builtins.str = ...,
+        tokenizer_fingerprint: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_fingerprint", b"model_fingerprint", "protocol_version", b"protocol_version", "secret", b"secret", "session_id", b"session_id", "tokenizer_fingerprint", b"tokenizer_fingerprint"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Attach: _TypeAlias = Attach  # noqa: Y015
 
 @_typing.final
 class Sampling(_message.Message):
@@ -277,19 +350,20 @@ class Draft(_message.Message):
     """
     root_position: _builtins.int
     """The length of the log that "the end" means in this message. MUST be at least Open.prompt_length, never
-    decrease on a stream, and not exceed the length that the cloud has sent on it (the opened log and its
+    decrease on a stream, and not exceed the length that the cloud has sent on it (the opened or attached log and its
     commits), else INVALID_ARGUMENT. It may lie behind the cloud's log: a node that equals the token
     committed there stands for that position from then on, any other is dead. Without tokens it only stands
     in for an absent `seen`.
     """
     seen: _builtins.int
     """The length of the log that the edge has seen. Absent: root_position. MUST never decrease on a stream (the
-    opened log counts as seen) and not exceed the length that the cloud has sent on it, else
-    INVALID_ARGUMENT. The cloud decodes on its own at most Limits.run_ahead tokens past it, so a client that
-    drafts nothing sends it now and then.
+    opened or attached log counts as seen) and not exceed the length that the cloud has sent on it, else
+    INVALID_ARGUMENT. The cloud decodes on its own at most Limits.run_ahead tokens past what the session's owner has
+    seen, so a client that drafts nothing sends it now and then. An attached stream MUST not fall further behind the
+    log than that: it ends with RESOURCE_EXHAUSTED.
     """
     step_now: _builtins.bool
-    """Asks for one token now, whatever is left of the patience."""
+    """Asks for one token now, whatever is left of the patience. Of no effect on an attached stream."""
     @_builtins.property
     def tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The drafted tokens, each below Model.vocabulary_size, else INVALID_ARGUMENT."""
@@ -333,7 +407,8 @@ Global___Draft: _TypeAlias = Draft  # noqa: Y015
 @_typing.final
 class Close(_message.Message):
     """The edge has what it wants: it was cancelled, or found a stop string in the text. Its last message: nothing
-    that follows is read. The cloud answers with Finish (FINISH_REASON_CLOSED).
+    that follows is read. The cloud answers with Finish (FINISH_REASON_CLOSED). On an attached stream: this drafter has
+    had enough, and the session goes on without it.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -342,7 +417,7 @@ class Close(_message.Message):
     position: _builtins.int
     """Tokens at this log position and after it do not count in Finish.completion_tokens. Absent: all count.
     MUST be at least Open.prompt_length (then none counts) and at most the length of the cloud's log, else
-    INVALID_ARGUMENT.
+    INVALID_ARGUMENT. MUST be absent on an attached stream, else INVALID_ARGUMENT.
     """
     def __init__(
         self,
@@ -369,6 +444,7 @@ class CloudMessage(_message.Message):
     COMMIT_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
     FINISH_FIELD_NUMBER: _builtins.int
+    ATTACHED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def opened(self) -> Global___Opened: ...
     @_builtins.property
@@ -377,6 +453,10 @@ class CloudMessage(_message.Message):
     def drain(self) -> Global___Drain: ...
     @_builtins.property
     def finish(self) -> Global___Finish: ...
+    @_builtins.property
+    def attached(self) -> Global___Attached:
+        """Only in answer to Attach."""
+
     def __init__(
         self,
         *,
@@ -384,12 +464,13 @@ class CloudMessage(_message.Message):
         commit: Global___Commit | None = ...,
         drain: Global___Drain | None = ...,
         finish: Global___Finish | None = ...,
+        attached: Global___Attached | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["commit", b"commit", "drain", b"drain", "finish", b"finish", "kind", b"kind", "opened", b"opened"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "commit", b"commit", "drain", b"drain", "finish", b"finish", "kind", b"kind", "opened", b"opened"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit", b"commit", "drain", b"drain", "finish", b"finish", "kind", b"kind", "opened", b"opened"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "commit", b"commit", "drain", b"drain", "finish", b"finish", "kind", b"kind", "opened", b"opened"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["opened", "commit", "drain", "finish"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["opened", "commit", "drain", "finish", "attached"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -406,16 +487,20 @@ class Opened(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     MODEL_FINGERPRINT_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    SP_DEGREE_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Names the session in the server's logs and metrics. Never empty."""
     secret: _builtins.str
-    """Proves that somebody who names the session is its owner; unguessable. An edge keeps it to itself and logs
-    it nowhere.
+    """Proves that somebody who names the session is its owner, or was let in by its owner; unguessable. Who has it can
+    read the session, draft for it and take it over: an edge gives it to drafters of its own at most, and logs it
+    nowhere.
     """
     seed: _builtins.int
     """The seed in force, the one of Open.sampling."""
     model_fingerprint: _builtins.str
     """Model.model_fingerprint of the model that decides: what to name when opening again."""
+    sp_degree: _builtins.int
+    """How many steps of this session the server may have under way at once, on different workers. 0 and 1: one at a time."""
     @_builtins.property
     def limits(self) -> Global___Limits:
         """The limits that hold on this stream. Always set."""
@@ -428,18 +513,79 @@ class Opened(_message.Message):
         seed: _builtins.int = ...,
         model_fingerprint: _builtins.str = ...,
         limits: Global___Limits | None = ...,
+        sp_degree: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "model_fingerprint", b"model_fingerprint", "secret", b"secret", "seed", b"seed", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "model_fingerprint", b"model_fingerprint", "secret", b"secret", "seed", b"seed", "session_id", b"session_id", "sp_degree", b"sp_degree"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Opened: _TypeAlias = Opened  # noqa: Y015
 
 @_typing.final
+class Attached(_message.Message):
+    """The stream is attached. Its first message down, once; commits go on from the end of `tokens`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: _builtins.int
+    PROMPT_LENGTH_FIELD_NUMBER: _builtins.int
+    MAX_LENGTH_FIELD_NUMBER: _builtins.int
+    SAMPLING_FIELD_NUMBER: _builtins.int
+    STOP_TOKENS_FIELD_NUMBER: _builtins.int
+    MODEL_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    SP_DEGREE_FIELD_NUMBER: _builtins.int
+    prompt_length: _builtins.int
+    """Open.prompt_length, max_length, sampling and stop_tokens of the session, `sampling` always set. A drafter that knows
+    the noise of the sampling guesses what the target will draw.
+    """
+    max_length: _builtins.int
+    model_fingerprint: _builtins.str
+    """Model.model_fingerprint of the model that decides."""
+    sp_degree: _builtins.int
+    """As Opened.sp_degree."""
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The log of the session as it is now. Never empty. It may be larger than Limits.max_message_bytes: up to 5 bytes for
+        each token of Model.context_length.
+        """
+
+    @_builtins.property
+    def sampling(self) -> Global___Sampling: ...
+    @_builtins.property
+    def stop_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def limits(self) -> Global___Limits:
+        """The limits that hold on this stream. Always set."""
+
+    def __init__(
+        self,
+        *,
+        tokens: _abc.Iterable[_builtins.int] | None = ...,
+        prompt_length: _builtins.int = ...,
+        max_length: _builtins.int = ...,
+        sampling: Global___Sampling | None = ...,
+        stop_tokens: _abc.Iterable[_builtins.int] | None = ...,
+        model_fingerprint: _builtins.str = ...,
+        limits: Global___Limits | None = ...,
+        sp_degree: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "sampling", b"sampling"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "max_length", b"max_length", "model_fingerprint", b"model_fingerprint", "prompt_length", b"prompt_length", "sampling", b"sampling", "sp_degree", b"sp_degree", "stop_tokens", b"stop_tokens", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Attached: _TypeAlias = Attached  # noqa: Y015
+
+@_typing.final
 class Commit(_message.Message):
-    """Tokens that are in the log from now on, and what they cost. All counts are since the commit before."""
+    """Tokens that are in the log from now on, and what they cost. All counts are since the commit before. Those of drafts
+    (judged, accepted, received, stale) are of this stream's own drafts: where several drafters help one session, each is
+    told what became of its own. What several have proposed counts for each of them.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -471,15 +617,15 @@ class Commit(_message.Message):
     guesses that the cloud made itself included.
     """
     judged: _builtins.int
-    """Committed tokens for which the cloud held at least one draft."""
+    """Committed tokens for which the cloud held at least one draft of this stream."""
     accepted: _builtins.int
-    """Committed tokens that a draft had right: accepted / judged is the acceptance rate."""
+    """Committed tokens that a draft of this stream had right: accepted / judged is the acceptance rate."""
     received: _builtins.int
     """Draft nodes received."""
     stale: _builtins.int
     """Draft nodes that were dead on arrival."""
     self_decoded: _builtins.int
-    """Steps that the session took without any draft of its own."""
+    """Steps that the session took without any draft, whoever's."""
     advised_window: _builtins.int
     """How many nodes in flight are worth it now. 0: no advice. It is advice, not a limit."""
     @_builtins.property
@@ -489,7 +635,7 @@ class Commit(_message.Message):
     @_builtins.property
     def logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """ln of each token's probability in the distribution that it was drawn from (greedy: in the target's own), in
-        nats, at most 0. As many as tokens if Open.want_logprobs, else none.
+        nats, at most 0. As many as tokens if Open.want_logprobs, else none; none on an attached stream.
         """
 
     def __init__(
@@ -601,6 +747,9 @@ class Model(_message.Message):
     STOP_TOKENS_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     PROTOCOL_VERSION_FIELD_NUMBER: _builtins.int
+    TAKES_ATTACHED_FIELD_NUMBER: _builtins.int
+    OPEN_SESSIONS_FIELD_NUMBER: _builtins.int
+    SP_DEGREE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """For people. Nothing depends on it."""
     model_fingerprint: _builtins.str
@@ -615,6 +764,12 @@ class Model(_message.Message):
     """The longest log that the target can hold, in tokens."""
     protocol_version: _builtins.int
     """The protocol version that the server speaks: 1."""
+    takes_attached: _builtins.bool
+    """Whether streams may be attached to sessions (Attach)."""
+    open_sessions: _builtins.int
+    """Sessions that are open here now, for a client that chooses among servers. 0: none, or the server does not say."""
+    sp_degree: _builtins.int
+    """As Opened.sp_degree: what a new session gets here."""
     @_builtins.property
     def stop_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The model's own end-of-sequence ids, for an edge to put into Open.stop_tokens."""
@@ -634,10 +789,13 @@ class Model(_message.Message):
         stop_tokens: _abc.Iterable[_builtins.int] | None = ...,
         limits: Global___Limits | None = ...,
         protocol_version: _builtins.int = ...,
+        takes_attached: _builtins.bool = ...,
+        open_sessions: _builtins.int = ...,
+        sp_degree: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_length", b"context_length", "limits", b"limits", "model_fingerprint", b"model_fingerprint", "name", b"name", "protocol_version", b"protocol_version", "stop_tokens", b"stop_tokens", "tokenizer_fingerprint", b"tokenizer_fingerprint", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_length", b"context_length", "limits", b"limits", "model_fingerprint", b"model_fingerprint", "name", b"name", "open_sessions", b"open_sessions", "protocol_version", b"protocol_version", "sp_degree", b"sp_degree", "stop_tokens", b"stop_tokens", "takes_attached", b"takes_attached", "tokenizer_fingerprint", b"tokenizer_fingerprint", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -645,7 +803,7 @@ Global___Model: _TypeAlias = Model  # noqa: Y015
 
 @_typing.final
 class Limits(_message.Message):
-    """What a server accepts. Beyond each of the first six: RESOURCE_EXHAUSTED."""
+    """What a server accepts. Beyond each of the first six, and of the last: RESOURCE_EXHAUSTED."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -657,6 +815,7 @@ class Limits(_message.Message):
     MAX_SESSIONS_FIELD_NUMBER: _builtins.int
     MAX_PATIENCE_US_FIELD_NUMBER: _builtins.int
     RUN_AHEAD_FIELD_NUMBER: _builtins.int
+    MAX_ATTACHED_FIELD_NUMBER: _builtins.int
     max_message_bytes: _builtins.int
     """Serialized size of an EdgeMessage, bytes."""
     max_nodes_per_message: _builtins.int
@@ -677,6 +836,8 @@ class Limits(_message.Message):
     """Greatest patience that an Open is granted, microseconds."""
     run_ahead: _builtins.int
     """How far past Draft.seen the cloud decodes on its own, tokens."""
+    max_attached: _builtins.int
+    """Streams that may be attached to one session, else RESOURCE_EXHAUSTED. 0: no such limit."""
     def __init__(
         self,
         *,
@@ -688,11 +849,53 @@ class Limits(_message.Message):
         max_sessions: _builtins.int = ...,
         max_patience_us: _builtins.int = ...,
         run_ahead: _builtins.int = ...,
+        max_attached: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_depth", b"max_depth", "max_live_nodes", b"max_live_nodes", "max_message_bytes", b"max_message_bytes", "max_messages_per_second", b"max_messages_per_second", "max_nodes_per_message", b"max_nodes_per_message", "max_patience_us", b"max_patience_us", "max_sessions", b"max_sessions", "run_ahead", b"run_ahead"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_attached", b"max_attached", "max_depth", b"max_depth", "max_live_nodes", b"max_live_nodes", "max_message_bytes", b"max_message_bytes", "max_messages_per_second", b"max_messages_per_second", "max_nodes_per_message", b"max_nodes_per_message", "max_patience_us", b"max_patience_us", "max_sessions", b"max_sessions", "run_ahead", b"run_ahead"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Limits: _TypeAlias = Limits  # noqa: Y015
+
+@_typing.final
+class WatchSessionsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchSessionsRequest: _TypeAlias = WatchSessionsRequest  # noqa: Y015
+
+@_typing.final
+class SessionNotice(_message.Message):
+    """A session that may be attached to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """Opened.session_id. Never empty."""
+    secret: _builtins.str
+    """Opened.secret: what to put into Attach."""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        secret: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["secret", b"secret", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionNotice: _TypeAlias = SessionNotice  # noqa: Y015

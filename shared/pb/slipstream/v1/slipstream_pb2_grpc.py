@@ -44,13 +44,19 @@ class SlipstreamStub:
                 request_serializer=slipstream_dot_v1_dot_slipstream__pb2.GetModelRequest.SerializeToString,
                 response_deserializer=slipstream_dot_v1_dot_slipstream__pb2.Model.FromString,
                 _registered_method=True)
+        self.WatchSessions = channel.unary_stream(
+                '/slipstream.v1.Slipstream/WatchSessions',
+                request_serializer=slipstream_dot_v1_dot_slipstream__pb2.WatchSessionsRequest.SerializeToString,
+                response_deserializer=slipstream_dot_v1_dot_slipstream__pb2.SessionNotice.FromString,
+                _registered_method=True)
 
 
 class SlipstreamServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Decode(self, request_iterator, context):
-        """One stream is one session: the edge opens a log, the cloud continues it.
+        """One stream opens a session: the edge opens a log, the cloud continues it. Further streams may be attached to
+        it (Attach), from whatever device: their drafts go into the same tree, and they are sent the same commits.
 
         The edge sends Open first, then any number of Draft, then Close. The cloud sends Opened first, then
         Commit as tokens are decided, at most one Drain, and Finish last, after which the stream ends with status
@@ -58,7 +64,8 @@ class SlipstreamServicer:
         that never drafts has a plain streaming client.
 
         A stream that the edge ends without Close counts as lost. Opening again with the log gives the same text:
-        at once, at another server, at any time.
+        at once, at another server, at any time. The session of a lost stream is over, unless drafters are attached to
+        it: then it goes on for a grace of a few seconds, in which its owner finds it again (Open.session_id).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -66,6 +73,18 @@ class SlipstreamServicer:
 
     def GetModel(self, request, context):
         """What this server serves and what it accepts. An edge asks before its first Open.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchSessions(self, request, context):
+        """For a drafter that helps every session of a server: first one notice for each session that is open, then one
+        for each that is opened, at once, until the caller ends the call. A session is told once, and its end is not.
+
+        A notice is as good as the session itself, so only who brings a token that the server's operator has set aside
+        for this may watch; anybody else, and everybody where there are no such tokens: PERMISSION_DENIED. A server
+        that drains ends the call with UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -83,6 +102,11 @@ def add_SlipstreamServicer_to_server(servicer, server):
                     servicer.GetModel,
                     request_deserializer=slipstream_dot_v1_dot_slipstream__pb2.GetModelRequest.FromString,
                     response_serializer=slipstream_dot_v1_dot_slipstream__pb2.Model.SerializeToString,
+            ),
+            'WatchSessions': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchSessions,
+                    request_deserializer=slipstream_dot_v1_dot_slipstream__pb2.WatchSessionsRequest.FromString,
+                    response_serializer=slipstream_dot_v1_dot_slipstream__pb2.SessionNotice.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -139,6 +163,33 @@ class Slipstream:
             '/slipstream.v1.Slipstream/GetModel',
             slipstream_dot_v1_dot_slipstream__pb2.GetModelRequest.SerializeToString,
             slipstream_dot_v1_dot_slipstream__pb2.Model.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/slipstream.v1.Slipstream/WatchSessions',
+            slipstream_dot_v1_dot_slipstream__pb2.WatchSessionsRequest.SerializeToString,
+            slipstream_dot_v1_dot_slipstream__pb2.SessionNotice.FromString,
             options,
             channel_credentials,
             insecure,

@@ -48,7 +48,8 @@ class SlipstreamStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SlipstreamAsyncStub: ...
     Decode: _grpc.StreamStreamMultiCallable[_slipstream_pb2.EdgeMessage, _slipstream_pb2.CloudMessage]
-    """One stream is one session: the edge opens a log, the cloud continues it.
+    """One stream opens a session: the edge opens a log, the cloud continues it. Further streams may be attached to
+    it (Attach), from whatever device: their drafts go into the same tree, and they are sent the same commits.
 
     The edge sends Open first, then any number of Draft, then Close. The cloud sends Opened first, then
     Commit as tokens are decided, at most one Drain, and Finish last, after which the stream ends with status
@@ -56,16 +57,26 @@ class SlipstreamStub:
     that never drafts has a plain streaming client.
 
     A stream that the edge ends without Close counts as lost. Opening again with the log gives the same text:
-    at once, at another server, at any time.
+    at once, at another server, at any time. The session of a lost stream is over, unless drafters are attached to
+    it: then it goes on for a grace of a few seconds, in which its owner finds it again (Open.session_id).
     """
     GetModel: _grpc.UnaryUnaryMultiCallable[_slipstream_pb2.GetModelRequest, _slipstream_pb2.Model]
     """What this server serves and what it accepts. An edge asks before its first Open."""
+    WatchSessions: _grpc.UnaryStreamMultiCallable[_slipstream_pb2.WatchSessionsRequest, _slipstream_pb2.SessionNotice]
+    """For a drafter that helps every session of a server: first one notice for each session that is open, then one
+    for each that is opened, at once, until the caller ends the call. A session is told once, and its end is not.
+
+    A notice is as good as the session itself, so only who brings a token that the server's operator has set aside
+    for this may watch; anybody else, and everybody where there are no such tokens: PERMISSION_DENIED. A server
+    that drains ends the call with UNAVAILABLE.
+    """
 
 @_typing.type_check_only
 class SlipstreamAsyncStub(SlipstreamStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Decode: _aio.StreamStreamMultiCallable[_slipstream_pb2.EdgeMessage, _slipstream_pb2.CloudMessage]  # type: ignore[assignment]
-    """One stream is one session: the edge opens a log, the cloud continues it.
+    """One stream opens a session: the edge opens a log, the cloud continues it. Further streams may be attached to
+    it (Attach), from whatever device: their drafts go into the same tree, and they are sent the same commits.
 
     The edge sends Open first, then any number of Draft, then Close. The cloud sends Opened first, then
     Commit as tokens are decided, at most one Drain, and Finish last, after which the stream ends with status
@@ -73,10 +84,19 @@ class SlipstreamAsyncStub(SlipstreamStub):
     that never drafts has a plain streaming client.
 
     A stream that the edge ends without Close counts as lost. Opening again with the log gives the same text:
-    at once, at another server, at any time.
+    at once, at another server, at any time. The session of a lost stream is over, unless drafters are attached to
+    it: then it goes on for a grace of a few seconds, in which its owner finds it again (Open.session_id).
     """
     GetModel: _aio.UnaryUnaryMultiCallable[_slipstream_pb2.GetModelRequest, _slipstream_pb2.Model]  # type: ignore[assignment]
     """What this server serves and what it accepts. An edge asks before its first Open."""
+    WatchSessions: _aio.UnaryStreamMultiCallable[_slipstream_pb2.WatchSessionsRequest, _slipstream_pb2.SessionNotice]  # type: ignore[assignment]
+    """For a drafter that helps every session of a server: first one notice for each session that is open, then one
+    for each that is opened, at once, until the caller ends the call. A session is told once, and its end is not.
+
+    A notice is as good as the session itself, so only who brings a token that the server's operator has set aside
+    for this may watch; anybody else, and everybody where there are no such tokens: PERMISSION_DENIED. A server
+    that drains ends the call with UNAVAILABLE.
+    """
 
 class SlipstreamServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -85,7 +105,8 @@ class SlipstreamServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_slipstream_pb2.EdgeMessage],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_slipstream_pb2.CloudMessage], _abc.AsyncIterator[_slipstream_pb2.CloudMessage]]:
-        """One stream is one session: the edge opens a log, the cloud continues it.
+        """One stream opens a session: the edge opens a log, the cloud continues it. Further streams may be attached to
+        it (Attach), from whatever device: their drafts go into the same tree, and they are sent the same commits.
 
         The edge sends Open first, then any number of Draft, then Close. The cloud sends Opened first, then
         Commit as tokens are decided, at most one Drain, and Finish last, after which the stream ends with status
@@ -93,7 +114,8 @@ class SlipstreamServicer(metaclass=_abc_1.ABCMeta):
         that never drafts has a plain streaming client.
 
         A stream that the edge ends without Close counts as lost. Opening again with the log gives the same text:
-        at once, at another server, at any time.
+        at once, at another server, at any time. The session of a lost stream is over, unless drafters are attached to
+        it: then it goes on for a grace of a few seconds, in which its owner finds it again (Open.session_id).
         """
 
     @_abc_1.abstractmethod
@@ -103,5 +125,19 @@ class SlipstreamServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_slipstream_pb2.Model, _abc.Awaitable[_slipstream_pb2.Model]]:
         """What this server serves and what it accepts. An edge asks before its first Open."""
+
+    @_abc_1.abstractmethod
+    def WatchSessions(
+        self,
+        request: _slipstream_pb2.WatchSessionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_slipstream_pb2.SessionNotice], _abc.AsyncIterator[_slipstream_pb2.SessionNotice]]:
+        """For a drafter that helps every session of a server: first one notice for each session that is open, then one
+        for each that is opened, at once, until the caller ends the call. A session is told once, and its end is not.
+
+        A notice is as good as the session itself, so only who brings a token that the server's operator has set aside
+        for this may watch; anybody else, and everybody where there are no such tokens: PERMISSION_DENIED. A server
+        that drains ends the call with UNAVAILABLE.
+        """
 
 def add_SlipstreamServicer_to_server(servicer: SlipstreamServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -8,11 +8,12 @@ and raises `ValueError`. What equals its default is left out, so that a chain of
 
 from __future__ import annotations
 
-from typing import NoReturn, assert_never
+from typing import assert_never
 
-from shared.errors import ContractViolation, Status
 from shared.messages import (
     DEFAULT_COST,
+    Attach,
+    Attached,
     Close,
     CloudMessage,
     Commit,
@@ -21,13 +22,33 @@ from shared.messages import (
     EdgeMessage,
     Finish,
     FinishReason,
-    Limits,
-    ModelInfo,
     Open,
     Opened,
 )
 from shared.pb.slipstream.v1 import slipstream_pb2 as pb
-from shared.sampling import SamplingParams
+from shared.wire.parts import (
+    limits_from_wire,
+    limits_to_wire,
+    model_info_from_wire,
+    model_info_to_wire,
+    refuse,
+    sampling_from_wire,
+    sampling_to_wire,
+    session_notice_from_wire,
+    session_notice_to_wire,
+)
+
+__all__ = [
+    "chain_offsets",
+    "cloud_message_from_wire",
+    "cloud_message_to_wire",
+    "edge_message_from_wire",
+    "edge_message_to_wire",
+    "model_info_from_wire",
+    "model_info_to_wire",
+    "session_notice_from_wire",
+    "session_notice_to_wire",
+]
 
 _REASONS_TO_WIRE = {
     FinishReason.STOP: pb.FINISH_REASON_STOP,
@@ -53,6 +74,8 @@ def edge_message_to_wire(message: EdgeMessage) -> pb.EdgeMessage:
             return pb.EdgeMessage(draft=_draft_to_wire(message))
         case Open():
             return pb.EdgeMessage(open=_open_to_wire(message))
+        case Attach():
+            return pb.EdgeMessage(attach=_attach_to_wire(message))
         case Close():
             return pb.EdgeMessage(close=pb.Close(position=message.position))
         case _:
@@ -66,10 +89,12 @@ def edge_message_from_wire(message: pb.EdgeMessage) -> EdgeMessage:
             return _draft_from_wire(message.draft)
         case "open":
             return _open_from_wire(message.open)
+        case "attach":
+            return _attach_from_wire(message.attach)
         case "close":
             return Close(position=message.close.position if message.close.HasField("position") else None)
         case None:
-            _refuse("an EdgeMessage holds one of open, draft and close")
+            refuse("an EdgeMessage holds one of open, attach, draft and close")
 
 
 def _open_to_wire(message: Open) -> pb.Open:
@@ -78,7 +103,7 @@ def _open_to_wire(message: Open) -> pb.Open:
         tokens=message.tokens,
         prompt_length=message.prompt_length,
         max_length=message.max_length,
-        sampling=_sampling_to_wire(message.sampling),
+        sampling=sampling_to_wire(message.sampling),
         stop_tokens=message.stop_tokens,
         model_fingerprint=message.model_fingerprint,
         tokenizer_fingerprint=message.tokenizer_fingerprint,
@@ -86,17 +111,19 @@ def _open_to_wire(message: Open) -> pb.Open:
         adaptive_patience_us=message.adaptive_patience_us,
         want_logprobs=message.want_logprobs,
         more=message.more,
+        session_id=message.session_id,
+        secret=message.secret,
     )
 
 
 def _open_from_wire(message: pb.Open) -> Open:
     if not message.HasField("sampling"):
-        _refuse("open.sampling is not set")
+        refuse("open.sampling is not set")
     return Open(
         tokens=tuple(message.tokens),
         prompt_length=message.prompt_length,
         max_length=message.max_length,
-        sampling=_sampling_from_wire(message.sampling),
+        sampling=sampling_from_wire(message.sampling, "open.sampling"),
         stop_tokens=tuple(message.stop_tokens),
         model_fingerprint=message.model_fingerprint,
         tokenizer_fingerprint=message.tokenizer_fingerprint,
@@ -105,31 +132,29 @@ def _open_from_wire(message: pb.Open) -> Open:
         want_logprobs=message.want_logprobs,
         more=message.more,
         protocol_version=message.protocol_version,
+        session_id=message.session_id,
+        secret=message.secret,
     )
 
 
-def _sampling_to_wire(sampling: SamplingParams) -> pb.Sampling:
-    return pb.Sampling(
-        temperature=sampling.temperature,
-        top_k=sampling.top_k,
-        top_p=None if sampling.top_p == 1.0 else sampling.top_p,
-        min_p=sampling.min_p,
-        seed=sampling.seed,
+def _attach_to_wire(message: Attach) -> pb.Attach:
+    return pb.Attach(
+        protocol_version=message.protocol_version,
+        session_id=message.session_id,
+        secret=message.secret,
+        model_fingerprint=message.model_fingerprint,
+        tokenizer_fingerprint=message.tokenizer_fingerprint,
     )
 
 
-def _sampling_from_wire(sampling: pb.Sampling) -> SamplingParams:
-    try:
-        return SamplingParams(
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p if sampling.HasField("top_p") else 1.0,
-            min_p=sampling.min_p,
-            seed=sampling.seed,
-        )
-    except ValueError as error:
-        # The peer's number, not ours: SamplingParams names the field.
-        raise ContractViolation(Status.INVALID_ARGUMENT, f"open.sampling: {error}") from error
+def _attach_from_wire(message: pb.Attach) -> Attach:
+    return Attach(
+        session_id=message.session_id,
+        secret=message.secret,
+        model_fingerprint=message.model_fingerprint,
+        tokenizer_fingerprint=message.tokenizer_fingerprint,
+        protocol_version=message.protocol_version,
+    )
 
 
 def _draft_to_wire(draft: Draft) -> pb.Draft:
@@ -158,11 +183,11 @@ def _draft_from_wire(draft: pb.Draft) -> Draft:
     tokens = tuple(draft.tokens)
     count = len(tokens)
     if len(draft.parent_offsets) not in (0, count):
-        _refuse(f"draft.parent_offsets: {len(draft.parent_offsets)} for {count} tokens")
+        refuse(f"draft.parent_offsets: {len(draft.parent_offsets)} for {count} tokens")
     if len(draft.costs) not in (0, count):
-        _refuse(f"draft.costs: {len(draft.costs)} for {count} tokens")
+        refuse(f"draft.costs: {len(draft.costs)} for {count} tokens")
     if (draft.first_node == 0) != (count == 0):
-        _refuse(
+        refuse(
             f"draft.first_node: {draft.first_node} for {count} tokens; ids begin at 1, no tokens take none"
         )
     return Draft(
@@ -186,6 +211,8 @@ def cloud_message_to_wire(message: CloudMessage) -> pb.CloudMessage:
             return pb.CloudMessage(commit=_commit_to_wire(message))
         case Opened():
             return pb.CloudMessage(opened=_opened_to_wire(message))
+        case Attached():
+            return pb.CloudMessage(attached=_attached_to_wire(message))
         case Drain():
             return pb.CloudMessage(drain=pb.Drain(target=message.target))
         case Finish():
@@ -201,12 +228,14 @@ def cloud_message_from_wire(message: pb.CloudMessage) -> CloudMessage:
             return _commit_from_wire(message.commit)
         case "opened":
             return _opened_from_wire(message.opened)
+        case "attached":
+            return _attached_from_wire(message.attached)
         case "drain":
             return Drain(target=message.drain.target)
         case "finish":
             return _finish_from_wire(message.finish)
         case None:
-            _refuse("a CloudMessage holds one of opened, commit, drain and finish")
+            refuse("a CloudMessage holds one of opened, attached, commit, drain and finish")
 
 
 def _opened_to_wire(message: Opened) -> pb.Opened:
@@ -215,21 +244,54 @@ def _opened_to_wire(message: Opened) -> pb.Opened:
         secret=message.secret,
         seed=message.seed,
         model_fingerprint=message.model_fingerprint,
-        limits=_limits_to_wire(message.limits),
+        limits=limits_to_wire(message.limits),
+        sp_degree=message.sp_degree,
     )
 
 
 def _opened_from_wire(message: pb.Opened) -> Opened:
     if not message.session_id:
-        _refuse("opened.session_id is not set")
+        refuse("opened.session_id is not set")
     if not message.HasField("limits"):
-        _refuse("opened.limits is not set")
+        refuse("opened.limits is not set")
     return Opened(
         session_id=message.session_id,
         secret=message.secret,
         seed=message.seed,
         model_fingerprint=message.model_fingerprint,
-        limits=_limits_from_wire(message.limits),
+        limits=limits_from_wire(message.limits),
+        sp_degree=message.sp_degree,
+    )
+
+
+def _attached_to_wire(message: Attached) -> pb.Attached:
+    return pb.Attached(
+        tokens=message.tokens,
+        prompt_length=message.prompt_length,
+        max_length=message.max_length,
+        sampling=sampling_to_wire(message.sampling),
+        stop_tokens=message.stop_tokens,
+        model_fingerprint=message.model_fingerprint,
+        limits=limits_to_wire(message.limits),
+        sp_degree=message.sp_degree,
+    )
+
+
+def _attached_from_wire(message: pb.Attached) -> Attached:
+    if not 1 <= message.prompt_length <= len(message.tokens):
+        refuse(f"attached.prompt_length: {message.prompt_length} of {len(message.tokens)} tokens")
+    for name in ("sampling", "limits"):
+        if not message.HasField(name):
+            refuse(f"attached.{name} is not set")
+    return Attached(
+        tokens=tuple(message.tokens),
+        prompt_length=message.prompt_length,
+        max_length=message.max_length,
+        sampling=sampling_from_wire(message.sampling, "attached.sampling"),
+        stop_tokens=tuple(message.stop_tokens),
+        model_fingerprint=message.model_fingerprint,
+        limits=limits_from_wire(message.limits),
+        sp_degree=message.sp_degree,
     )
 
 
@@ -255,9 +317,9 @@ def _commit_to_wire(commit: Commit) -> pb.Commit:
 
 def _commit_from_wire(commit: pb.Commit) -> Commit:
     if not commit.tokens:
-        _refuse("commit.tokens is empty")
+        refuse("commit.tokens is empty")
     if len(commit.logprobs) not in (0, len(commit.tokens)):
-        _refuse(f"commit.logprobs: {len(commit.logprobs)} for {len(commit.tokens)} tokens")
+        refuse(f"commit.logprobs: {len(commit.logprobs)} for {len(commit.tokens)} tokens")
     return Commit(
         position=commit.position,
         tokens=tuple(commit.tokens),
@@ -286,72 +348,9 @@ def _finish_to_wire(finish: Finish) -> pb.Finish:
 def _finish_from_wire(finish: pb.Finish) -> Finish:
     reason = _REASONS_FROM_WIRE.get(finish.reason)
     if reason is None:
-        _refuse(f"finish.reason: {finish.reason} is not a reason of this version")
+        refuse(f"finish.reason: {finish.reason} is not a reason of this version")
     return Finish(
         reason=reason,
         prompt_tokens=finish.prompt_tokens,
         completion_tokens=finish.completion_tokens,
     )
-
-
-# GetModel
-
-
-def model_info_to_wire(info: ModelInfo) -> pb.Model:
-    """Raises `ValueError` for a number that its field cannot hold."""
-    return pb.Model(
-        name=info.name,
-        model_fingerprint=info.model_fingerprint,
-        tokenizer_fingerprint=info.tokenizer_fingerprint,
-        vocabulary_size=info.vocabulary_size,
-        context_length=info.context_length,
-        stop_tokens=info.stop_tokens,
-        limits=_limits_to_wire(info.limits),
-        protocol_version=info.protocol_version,
-    )
-
-
-def model_info_from_wire(model: pb.Model) -> ModelInfo:
-    """Raises `ContractViolation` (INVALID_ARGUMENT) when the limits are not set."""
-    if not model.HasField("limits"):
-        _refuse("model.limits is not set")
-    return ModelInfo(
-        name=model.name,
-        model_fingerprint=model.model_fingerprint,
-        tokenizer_fingerprint=model.tokenizer_fingerprint,
-        vocabulary_size=model.vocabulary_size,
-        context_length=model.context_length,
-        stop_tokens=tuple(model.stop_tokens),
-        limits=_limits_from_wire(model.limits),
-        protocol_version=model.protocol_version,
-    )
-
-
-def _limits_to_wire(limits: Limits) -> pb.Limits:
-    return pb.Limits(
-        max_message_bytes=limits.max_message_bytes,
-        max_nodes_per_message=limits.max_nodes_per_message,
-        max_live_nodes=limits.max_live_nodes,
-        max_depth=limits.max_depth,
-        max_messages_per_second=limits.max_messages_per_second,
-        max_sessions=limits.max_sessions,
-        max_patience_us=limits.max_patience_us,
-        run_ahead=limits.run_ahead,
-    )
-
-
-def _limits_from_wire(limits: pb.Limits) -> Limits:
-    return Limits(
-        max_message_bytes=limits.max_message_bytes,
-        max_nodes_per_message=limits.max_nodes_per_message,
-        max_live_nodes=limits.max_live_nodes,
-        max_depth=limits.max_depth,
-        max_messages_per_second=limits.max_messages_per_second,
-        max_sessions=limits.max_sessions,
-        max_patience_us=limits.max_patience_us,
-        run_ahead=limits.run_ahead,
-    )
-
-
-def _refuse(message: str) -> NoReturn:
-    raise ContractViolation(Status.INVALID_ARGUMENT, message)

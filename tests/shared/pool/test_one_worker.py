@@ -9,7 +9,7 @@ import pytest
 
 from shared.messages import Limits
 from shared.policy.batching import FlatBudget, NodeBudget
-from shared.pool import PoolScheduler, PrefillLimits
+from shared.pool import PoolScheduler, PrefillLimits, one_worker
 from shared.session.cloud import CloudSession, Send
 from shared.step import Fact, ItemOutcome, Step, StepItem, StepOutcome
 from tests.shared.session.builders import draft, facts_of, idle, model_info, opening, writes
@@ -24,7 +24,7 @@ def serve(
     prefill: PrefillLimits | None = None,
     kv_tokens: int | None = None,
 ):
-    pool = PoolScheduler(FlatBudget() if budget is None else budget, prefill, kv_tokens)
+    pool = one_worker(FlatBudget() if budget is None else budget, prefill, kv_tokens)
     for one in sessions:
         pool.join(one)
     return pool

@@ -1,0 +1,96 @@
+"""Co-located speculation on the product's own server: the verifier's device drafts for all its sessions, then verifies.
+
+The drafter takes the place of prompt lookup as the source of the cloud's own guesses: a chain below the end of each
+log. Before each step it runs `lookahead` forwards one after the other, each for all sessions together and as long as
+one for a single session (a small model is far from bound by computing), and the step verifies all their nodes at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from unittest import mock
+
+from shared.hardware import StepLoad
+from shared.policy.batching import FlatBudget
+from shared.policy.lookup import Guess, LookupCounts, PromptLookup
+from shared.profiled import PrefixStates, Profile, ProfiledPair
+from shared.session.front import CloudPolicies
+
+LONGEST = 8
+"""Lookaheads beyond it are worth nothing at these acceptances."""
+ANY = 1 << 20
+
+POLICIES = CloudPolicies(prompt_lookup=True, adaptive_patience=False)
+"""Of its server."""
+
+
+@dataclass(frozen=True, slots=True)
+class ColocatedProfile(Profile):
+    """A verifier that drafts first."""
+
+    lookahead: int = 0
+
+    def duration_ms(self, load: StepLoad) -> float:
+        """Of the drafting and of the step."""
+        return self.lookahead * self.draft_ms + Profile.duration_ms(self, load)
+
+
+class OwnDrafter(PromptLookup):
+    """The guesses of one session: a chain of the pair's drafter."""
+
+    def __init__(self, pair: ProfiledPair, lookahead: int, counts: LookupCounts | None = None) -> None:
+        super().__init__(counts)
+        self._pair = pair
+        self._lookahead = lookahead
+        self._states = PrefixStates(pair)
+
+    def read(self, log: Sequence[int], length: int) -> None:
+        """See `PromptLookup.read`."""
+        self._states.at(log, length)
+
+    def guess(self, log: Sequence[int], length: int) -> list[Guess]:
+        """See `PromptLookup.guess`."""
+        state = self._states.at(log, length)
+        guesses: list[Guess] = []
+        for _ in range(self._lookahead):
+            (candidate,) = self._pair.candidates(state, 1)
+            guesses.append(Guess(candidate.token, self._pair.profile.acceptance))
+            state = self._pair.follow(state, candidate.token)
+        return guesses
+
+
+def colocated(pair: Profile, lookahead: int) -> ColocatedProfile:
+    """The verifier of `pair` with the drafter on its device."""
+    values = {one.name: getattr(pair, one.name) for one in fields(pair)}
+    return ColocatedProfile(**values, lookahead=lookahead)
+
+
+def budget(lookahead: int) -> FlatBudget:
+    """Every step takes the whole block of every session."""
+    return FlatBudget(nodes=ANY, per_session=lookahead)
+
+
+@contextlib.contextmanager
+def own_drafter(pair: Profile, lookahead: int) -> Iterator[None]:
+    """While the block is entered, sessions that are opened in this process guess with the pair's drafter."""
+    source = partial(OwnDrafter, ProfiledPair(pair), lookahead)
+    with mock.patch("shared.session.front.PromptLookup", source):
+        yield
+
+
+def tokens_per_s(pair: Profile, lookahead: int, clients: int) -> float:
+    """Expected aggregate rate, all sessions in each step.
+
+    Contexts are drawn easy or hard one by one, so that a chain comes true as if every one had the mean acceptance.
+    """
+    tokens = sum(pair.acceptance**drafts for drafts in range(lookahead + 1))
+    step_ms = colocated(pair, lookahead).duration_ms(StepLoad(clients * (lookahead + 1), clients, 0.0))
+    return clients * tokens / step_ms * 1000
+
+
+def best_lookahead(pair: Profile, clients: int) -> int:
+    """The block length with the highest aggregate rate."""
+    return max(range(1, LONGEST + 1), key=lambda length: tokens_per_s(pair, length, clients))

@@ -1,0 +1,1 @@
+"""DSI's table, live: speculation parallelism against an honestly counted synchronous speculation."""

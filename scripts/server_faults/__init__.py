@@ -1,0 +1,1 @@
+"""What generations notice when one of several servers dies, freezes or goes away."""
