@@ -18,8 +18,8 @@ from shared.session.front import CloudPolicies
 from shared.sim.predict import default_reconnect
 from shared.sim.predict_fleet import predict_fleet
 
-SIMULATED_TOKENS: Final = 4_000
-"""Over all clients; each writes at least one generation."""
+SIMULATED_TOKENS: Final = 8_000
+"""Over all clients; each writes at least one generation. What the server learns first is part of it."""
 
 
 def draft_of(arm: Arm) -> DraftOptions:

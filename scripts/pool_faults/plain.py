@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -68,6 +69,9 @@ async def generate(
                 return heard
     except (grpc.aio.AioRpcError, grpc.aio.InternalError):
         pass  # the status says it
+    except asyncio.CancelledError:
+        call.cancel()
+        raise
     heard.status, heard.detail = await call.code(), await call.details() or ""
     hints = [value for key, value in await call.trailing_metadata() or () if key == PUSHBACK]
     heard.retry_ms = int(hints[0]) if hints else None

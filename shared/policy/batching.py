@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from shared.policy.step_curve import StepCurve
 from shared.session.guesses import Guessed
 from shared.session.tree import Node
 
 STEPS_IN_FLIGHT = 4
 """A window covers a round trip, which is a few steps: advice counts the nodes of that many."""
-MEASUREMENTS = 8
-"""Steps before a measured slope is believed."""
+AHEAD = 16
+"""Nodes in flight per step, by those that a step takes: siblings are sent along, and few of them are ever asked."""
+LEAST_ADVICE = 2
+"""Per step: enough to notice that there is room again."""
+MARGIN = 1.15
+"""What a node must bring by what it costs: for nothing gained, tokens would only come later and in larger lumps."""
+TAKEN_SHARE = 0.05
+"""What one step weighs in the average of what steps took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,62 +145,33 @@ class FlatBudget:
 
 
 @dataclass(slots=True)
-class StepCost:
-    """Duration of a step as a straight line in its tokens: least squares over the recent steps."""
-
-    memory: float = 0.99
-    """Weight of a step, one step later."""
-    _weight: float = 0.0
-    _tokens: float = 0.0
-    _duration: float = 0.0
-    _square: float = 0.0
-    _product: float = 0.0
-
-    def learn(self, tokens: int, duration_us: int) -> None:
-        """One more measurement."""
-        keep = self.memory
-        self._weight = keep * self._weight + 1.0
-        self._tokens = keep * self._tokens + tokens
-        self._duration = keep * self._duration + duration_us
-        self._square = keep * self._square + tokens * tokens
-        self._product = keep * self._product + tokens * duration_us
-
-    @property
-    def mean_us(self) -> float:
-        """Average duration."""
-        return self._duration / self._weight if self._weight else 0.0
-
-    @property
-    def per_token_us(self) -> float:
-        """What one more token costs; 0 until steps of different sizes have been seen."""
-        if self._weight < MEASUREMENTS:
-            return 0.0
-        mean = self._tokens / self._weight
-        # Steps of one size say nothing about the slope: the added variance lets it sink to 0, so that larger steps
-        # are tried again.
-        variance = self._square / self._weight - mean * mean + 1.0
-        covariance = self._product / self._weight - mean * self._duration / self._weight
-        return max(0.0, covariance / variance)
-
-
-@dataclass(slots=True)
 class MeasuredBudget:
     """A node enters a step only if its expected gain exceeds its measured marginal cost.
 
-    The gain of a node is the chance that it lies on the true path times the time that a token takes; the cost is
-    what it adds to the step of everybody in it. While the step is flat that is every node; as the batch fills it is
-    fewer and fewer, down to plain decoding.
+    The gain of a node is the chance that it lies on the true path, by what its session's tokens are expected to be
+    anyway, times the duration of the step; the cost is what it adds to the step of everybody in it. While the step is
+    flat that is every node; beyond its knee it is fewer and fewer, down to plain decoding. The likeliest node of all
+    sessions goes first: where room is short, a session's tenth guess is worth less than another's second.
     """
 
     nodes: int = 128
     per_session: int = 64
-    cost: StepCost = field(default_factory=StepCost)
+    curve: StepCurve = field(default_factory=StepCurve)
+    _taken: float = 64.0
+    """Drafts per session in the recent steps."""
 
     def choose(self, ends: int, pending: Sequence[Pending]) -> list[list[Node]]:
         """See `NodeBudget.choose`."""
-        chosen = FlatBudget(self.nodes, self.per_session).choose(ends, pending)
-        toll = self.cost.per_token_us * ends
-        return [self._worthwhile(nodes, one, toll) for nodes, one in zip(chosen, pending, strict=True)]
+
+        def chance(session: int, rank: int) -> float | None:
+            drafts = pending[session].drafts
+            most = min(len(drafts), self.per_session)
+            return pending[session].chance(drafts[rank]) if rank < most else None
+
+        counts = self._admit(ends, ends, self.nodes - ends, [1.0] * len(pending), chance)
+        if ends:
+            self._taken += (sum(counts) / ends - self._taken) * TAKEN_SHARE
+        return [list(one.drafts[:count]) for one, count in zip(pending, counts, strict=True)]
 
     def share(self, ends: int) -> int:
         """See `NodeBudget.share`."""
@@ -203,38 +181,62 @@ class MeasuredBudget:
         self, ends: int, chosen: Sequence[Expected], guesses: Sequence[Sequence[Guessed]], room: int
     ) -> list[list[Node]]:
         """See `NodeBudget.fill`."""
-        toll = self.cost.per_token_us * ends
-        worth = [
-            self._worthwhile_guesses(chain, one, toll) for one, chain in zip(chosen, guesses, strict=True)
-        ]
-        return FlatBudget(self.nodes, self.per_session).fill(ends, chosen, worth, room)
+
+        def chance(session: int, rank: int) -> float | None:
+            most = min(len(guesses[session]), self.per_session - chosen[session].nodes)
+            return guesses[session][rank].chance if rank < most else None
+
+        begun = ends + sum(one.nodes for one in chosen)
+        room = min(room, self.nodes - begun)
+        counts = self._admit(ends, begun, room, [1.0 + one.tokens for one in chosen], chance)
+        return [[guess.node for guess in chain[:count]] for chain, count in zip(guesses, counts, strict=True)]
 
     def advice(self, sessions: int) -> int:
-        """See `NodeBudget.advice`."""
-        return FlatBudget(self.nodes, self.per_session).advice(sessions)
+        """See `NodeBudget.advice`. Many more than a step takes: most of a tree dies unasked with each commit.
+
+        It follows what steps took: where they have no room edges stop to send, and as soon as they have, it grows.
+        """
+        return STEPS_IN_FLIGHT * max(LEAST_ADVICE, min(self.per_session, round(AHEAD * self._taken)))
 
     def measured(self, tokens: int, duration_us: int) -> None:
         """See `NodeBudget.measured`."""
-        self.cost.learn(tokens, duration_us)
+        self.curve.learn(tokens, duration_us)
 
-    def _worthwhile_guesses(self, chain: Sequence[Guessed], chosen: Expected, toll: float) -> list[Guessed]:
-        expected, kept = 1.0 + chosen.tokens, []
-        for guess in chain:
-            if guess.chance * self.cost.mean_us / expected < toll:
-                break
-            expected += guess.chance
-            kept.append(guess)
-        return kept
+    def _admit(
+        self,
+        ends: int,
+        begun: int,
+        room: int,
+        expected: list[float],
+        chance: Callable[[int, int], float | None],
+    ) -> list[int]:
+        """How many nodes of each session enter a step that has `begun` tokens.
 
-    def _worthwhile(self, nodes: Sequence[Node], pending: Pending, toll: float) -> list[Node]:
-        expected, kept = 1.0, []
-        for node in nodes:  # parents first; a child's chance is below its parent's
-            chance = pending.chance(node)
-            if chance * self.cost.mean_us / expected < toll:
+        `expected` tokens of each session are changed; `chance` is of a session's node by its rank, None: no more.
+        """
+        hinge = self.curve.hinge
+        # By a step without drafts: by what it has grown to, each node that went in would make the next one cheaper.
+        plain_us = hinge.duration_us(ends)
+        counts = [0] * len(expected)
+        ranked: list[tuple[float, int, float]] = []
+
+        def offer(session: int) -> None:
+            found = chance(session, counts[session])
+            if found is not None:
+                heapq.heappush(ranked, (-found / expected[session], session, found))
+
+        for session in range(len(expected)):
+            offer(session)
+        for total in range(begun, begun + max(room, 0)):
+            if not ranked:
                 break
-            expected += chance
-            kept.append(node)
-        return kept
+            worth, session, found = heapq.heappop(ranked)
+            if -worth * plain_us < MARGIN * hinge.next_us(total) * ends:
+                break  # the next one is worth less
+            counts[session] += 1
+            expected[session] += found
+            offer(session)
+        return counts
 
 
 def rank_value(acceptance: float, rank: int) -> float:

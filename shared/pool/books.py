@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from shared.policy.batching import NodeBudget, StepCost
+from shared.policy.batching import NodeBudget
+from shared.policy.step_curve import StepCurve
 from shared.session.cloud import CloudSession
 from shared.step import Step, StepItem
 
@@ -53,7 +54,7 @@ class WorkerBooks:
     """The suspects whose trial this is."""
     together: int | None = None
     """Sessions that one step asks for at most, since larger ones broke the worker; it grows back."""
-    cost: StepCost = field(default_factory=StepCost)
+    cost: StepCurve = field(default_factory=StepCurve)
     steps: int = 0
     """Steps that came back, prefills not counted."""
     prefill_us: float = 0.0

@@ -108,11 +108,12 @@ class PoolScheduler:
         """See `PoolLoad`."""
         serving = [worker for worker in self._workers.values() if worker.serves]
         known = [worker for worker in serving if worker.step_us]
+        each = len(self._places) // max(len(serving), 1)
         return PoolLoad(
             len(self._places),
             len(serving),
             sum(worker.step_us for worker in known) / len(known) if known else 0.0,
-            sum(worker.cost.per_token_us for worker in known) / len(known) if known else 0.0,
+            sum(worker.cost.hinge.next_us(each) for worker in known) / len(known) if known else 0.0,
             self._life_ms,
         )
 

@@ -110,10 +110,11 @@ class Edge(Device):
         """Where this edge stands, for a failure's message."""
         return f"edge {self.index}: {len(self.session.log)} tokens, {self.outcome}"
 
-    def check(self, pair: ProfiledPair, *, unlucky: bool = False) -> None:
+    def check(self, pair: ProfiledPair, *, unlucky: bool, whole: bool) -> None:
         """Ended, and with what the target alone writes.
 
-        `unlucky`: so many workers died that a session may be held to be the reason, and ended.
+        `unlucky`: so many workers died that a session may be held to be the reason, and ended. `whole`: every step of
+        a session asked for its end.
         """
         request = self.plan.request
         room = min(request.max_new_tokens, pair.profile.context_length - len(request.prompt))
@@ -129,7 +130,7 @@ class Edge(Device):
             raise LawBroken(f"{self.describe()}: did not finish")
         if self.plan.poisonous:
             raise LawBroken(f"{self.describe()}: its steps break the worker, and it ended well")
-        self._check_figures()
+        self._check_figures(whole=whole and not self.assistants)
         self._check_text(plain)
 
     def _check_text(self, plain: list[int]) -> None:
@@ -146,11 +147,15 @@ class Edge(Device):
         if self.session.tree.live or self.session.in_flight:
             raise LawBroken(f"{self.describe()}: {self.session.tree.live} nodes left at the edge")
 
-    def _check_figures(self) -> None:
+    def _check_figures(self, *, whole: bool) -> None:
+        if self.plan.drafter is not None:
+            return
         counts = self.session.counts
-        if self.plan.drafter is None and (counts.judged or counts.self_decoded > counts.steps):
+        if counts.judged:
+            raise LawBroken(f"{self.describe()}: never drafted, and {counts.judged} drafts were judged")
+        if counts.self_decoded > counts.steps or (whole and counts.self_decoded < counts.steps):
             raise LawBroken(
-                f"{self.describe()}: never drafted, and {counts.judged} of its drafts were judged"
+                f"{self.describe()}: nobody drafted, and {counts.self_decoded} of {counts.steps} steps had no draft"
             )
 
     # ---- as a device ----

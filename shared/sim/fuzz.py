@@ -124,6 +124,7 @@ def make_world(seed: int) -> World:
             adaptive_patience=speed.choice((True, True, False)),
         ),
         fleet=pool.fleet,
+        near=(lambda index: _near(Keyed(seed, "near", index), pair)) if company.chance(0.15) else None,
     )
 
 
@@ -176,6 +177,11 @@ def _in_company(plan: EdgePlan, random: Keyed, pair: ProfiledPair, *, several: b
         _assistant(Keyed(random.integer(0, 1 << 30), "assistant"), pair) for _ in range(count)
     )
     return plan
+
+
+def _near(random: Keyed, pair: ProfiledPair) -> AssistPlan:
+    """Beside the server: whatever it drafts is there at once."""
+    return replace(_assistant(random, pair), up=LinkProfile(), down=LinkProfile(), delay_ms=0.0)
 
 
 def _assistant(random: Keyed, pair: ProfiledPair) -> AssistPlan:

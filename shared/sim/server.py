@@ -9,11 +9,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
-from shared.messages import EdgeMessage, ModelInfo
+from shared.messages import EdgeMessage, ModelInfo, SessionNotice
 from shared.policy.lookup import MOST_GUESSES
 from shared.pool import PoolScheduler
 from shared.profiled import ProfiledPair
 from shared.session.cloud import CloudEffect, EndStream, Send
+from shared.session.cloud_effects import Announce
 from shared.session.front import CloudFront, CloudPolicies, Ticket
 from shared.session.guesses import MOST_LIVE
 from shared.sim import fleet_laws
@@ -24,6 +25,8 @@ from shared.sim.setting import LawBroken, Setting
 from shared.sim.workers import LONE, FleetPlan
 
 WORKERS_PER_SERVER = 10_000
+WATCHER = -1
+"""The stream of who watches all sessions."""
 
 
 class Server:
@@ -57,6 +60,9 @@ class Server:
         self._past_steps = 0
         self._past_facts = 0
         self._past_losses = 0
+        self._on_notice: Callable[[SessionNotice], None] | None = None
+        self._shared: set[int] = set()
+        """Sessions that have had more than one stream."""
         self.links: dict[int, Link] = {}
         self.up = True
         self.front, self.fleet = self._begin()
@@ -112,6 +118,8 @@ class Server:
         self._setting.note("server restart")
         self.up = True
         self.front, self.fleet = self._begin()
+        if self._on_notice is not None:
+            self._perform(self.front.watch(WATCHER))
 
     def connect(self, number: int, link: Link) -> None:
         """A stream has arrived."""
@@ -153,7 +161,10 @@ class Server:
             stream = session.drafts_of(one)
             if stream.remembered > most:
                 raise LawBroken(f"{stream.remembered} ids remembered for {stream.live} live nodes")
-            if stream.live > drafted:
+            # Those that have gone leave nodes behind, which are nobody's.
+            if session.streams != (session.key,):
+                self._shared.add(session.key)
+            if stream.live > drafted or (session.key not in self._shared and stream.live < drafted):
                 raise LawBroken(f"{stream.live} live nodes of a stream, {drafted} live drafts")
         # Of those that stand, and of those that have gone as many as do not yet keep others out.
         if drafted > (3 + 2 * self._info.limits.max_attached) * most:
@@ -167,6 +178,7 @@ class Server:
         """Nothing is left behind."""
         if not self.up:
             return
+        self.front.lost(WATCHER, self._setting.clock.now)
         if self.front.streams or self.front.sessions:
             raise LawBroken(
                 f"{self.front.streams} streams and {self.front.sessions} sessions left in the server"
@@ -175,6 +187,8 @@ class Server:
 
     def _perform(self, effects: list[CloudEffect]) -> None:
         for effect in effects:
+            if isinstance(effect, Announce) and self._on_notice is not None:
+                self._on_notice(effect.notice)
             link = self.links.get(effect.stream)
             if link is None:
                 continue
@@ -184,3 +198,8 @@ class Server:
             elif isinstance(effect, Send):
                 link.down(effect.message)
         self.fleet.work()
+
+    def watch(self, on_notice: Callable[[SessionNotice], None]) -> None:
+        """Somebody is told of every session, in this life of the server and in those that follow."""
+        self._on_notice = on_notice
+        self._perform(self.front.watch(WATCHER))

@@ -12,6 +12,8 @@ from cloud_server.kv_cache import SessionCache
 from cloud_server.kv_pool import IN_USE, PAGE_SLOTS
 from cloud_server.model import load_model
 from cloud_server.verifier import DRAFT_SLOTS
+from shared.policy.batching import FlatBudget
+from shared.pool import PrefillLimits, one_worker
 from tests.cloud_server.kv_books import check_books
 from tests.cloud_server.session_world import World
 from tests.cloud_server.tiny_target import (
@@ -25,6 +27,7 @@ from tests.cloud_server.tiny_target import (
     random_tree,
     save_tiny,
 )
+from tests.shared.pool.bench import session as cloud_session
 
 TOLERANCE = 1e-4
 FAMILIES = ("llama", "gpt2")
@@ -247,6 +250,26 @@ def test_decoding_looks_nothing_up(make, monkeypatch):
     for token in range(20):
         log.append(token)
         assert computed(bench, item(log, chain([1]), session=1), item(log, session=2)) == [2, 1]
+
+
+def test_the_pool_skips_the_chunks_of_a_prompt_that_is_known(make):
+    """What a worker says that it holds is what the pool goes by, however much it asked for."""
+    bench, prompt = make(), random_tokens(random.Random(16), 120)
+    pool = one_worker(FlatBudget(), PrefillLimits(chunk=16, per_step=16))
+
+    def steps_to_the_first_token(key: int) -> tuple[int, int]:
+        one, number, rows = cloud_session(key, prompt=[*prompt, key]), 0, 0
+        pool.join(one)
+        while not one.log.completion:
+            outcome = bench.verifier.step(pool.next_step(number))
+            pool.complete(outcome, number)
+            number += 1
+            rows += sum(answer.computed for answer in outcome.items)
+        pool.leave(key)
+        return number, rows
+
+    assert steps_to_the_first_token(1) == (8, 121)
+    assert steps_to_the_first_token(2) == (2, 1)
 
 
 class FailedError(Exception):

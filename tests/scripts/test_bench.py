@@ -22,9 +22,12 @@ from cloud_server.model import load_model
 from cloud_server.noise import HostNoise, NoiseCache
 from cloud_server.verifier import Verifier
 from scripts.bench import __main__ as command
+from scripts.bench.alone import decode_alone
+from scripts.bench.cache import measure_prefix, resident_mb
 from scripts.bench.drafter import measure_drafter
 from scripts.bench.live import World, measure_live
 from scripts.bench.loop_thread import LoopThread
+from scripts.bench.many import decode_together, measure_many
 from scripts.bench.measure import Neighbours, Rounds, Spread, take_turns
 from scripts.bench.pair import SHAPES
 from scripts.bench.peer_drafter import load_peer_drafter
@@ -106,6 +109,7 @@ def test_every_section_on_tiny_settings(tiny, tmp_path, monkeypatch, capsys) -> 
     monkeypatch.setattr("scripts.bench.pair.target_server", server_inside)
     for shape in [name for name in SHAPES if name not in ("cloud alone", "chain, window 4")]:
         monkeypatch.delitem(SHAPES, shape)
+    monkeypatch.setattr("scripts.bench.cache.PROMPTS", (300, 400))
     document = run(list(command.SECTIONS), tiny, tmp_path)
     assert set(document) == {"machine", "settings", "sections"}
     assert document["machine"]["cores"] >= 1
@@ -131,6 +135,10 @@ def test_every_section_on_tiny_settings(tiny, tmp_path, monkeypatch, capsys) -> 
     ]
     assert len(names["drafter"]) == 2
     assert len(names["alone"]) == 3
+    assert names["many"] == ["3 sessions at once"]
+    assert names["prefix"][0] == "300 tokens, the first session is running"
+    assert len(names["prefix"]) == 4
+    assert len(names["memory"]) == 2
     assert len(names["live"]) == 4
     assert "aims met" in capsys.readouterr().out
 
@@ -144,6 +152,38 @@ def test_texts_that_differ_are_told(tiny, monkeypatch) -> None:
 def test_live_texts_that_differ_are_told(tiny, monkeypatch) -> None:
     monkeypatch.setattr("scripts.bench.live.decode", lambda *_: [])
     assert measure_live(tiny).failures
+
+
+def test_many_texts_that_differ_are_told(tiny, monkeypatch) -> None:
+    monkeypatch.setattr(
+        "scripts.bench.many.decode_together", lambda _, __, prompts, ___: [(5,)] * len(prompts)
+    )
+    assert measure_many(tiny).failures
+
+
+def test_sessions_decoded_together_leave_one_by_one(pair) -> None:
+    verifier = Verifier(load_model(pair / "target", "cpu", "float32"))
+    prompts = [(1, 2, 3), (7, 8, 9, 10), (4, 4)]
+    alone = [decode_alone(verifier, 100 + i, prompt, 9) for i, prompt in enumerate(prompts)]
+    stop = next(token for token in alone[1] if token not in alone[0] + alone[2])
+    verifier._info = replace(verifier.info, stop_tokens=(stop,))
+    texts = decode_together(verifier, 0, prompts, 9)
+    assert texts == [alone[0], alone[1][: alone[1].index(stop) + 1], alone[2]]
+    assert verifier.kv_counters.sessions == 0
+
+
+def test_a_cache_that_takes_more_than_the_formula_says_is_told(pair, monkeypatch) -> None:
+    """Negative control: pages that nobody accounts for."""
+    monkeypatch.setattr("scripts.bench.cache.PAGE_SLOTS", 32)
+    with pytest.raises(AssertionError, match="by the formula"):
+        resident_mb(load_model(pair / "target", "cpu", "float32"), [20, 100])
+
+
+def test_a_prompt_that_was_not_reused_is_told(tiny, monkeypatch) -> None:
+    """Negative control: without reuse a known prompt costs what a new one does, and the aim is missed."""
+    monkeypatch.setattr("scripts.bench.cache.PROMPTS", (300, 400))
+    monkeypatch.setattr("scripts.bench.cache.Verifier", lambda loaded: Verifier(loaded, prefix_reuse=False))
+    assert all(figure.met is False for figure in measure_prefix(tiny).figures)
 
 
 def test_the_peer_drafter_is_the_shipped_one(pair) -> None:

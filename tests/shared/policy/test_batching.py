@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from shared.policy.batching import FlatBudget, MeasuredBudget, Pending, StepCost
+from shared.policy.batching import FlatBudget, MeasuredBudget, Pending
+from shared.policy.step_curve import StepCurve
 from shared.session.tree import DraftTree, Node
 from tests.shared.session.builders import new_log
 
@@ -79,13 +80,6 @@ def measured(per_token_us: float, base_us: float = 10_000.0, steps: int = 40) ->
     return budget
 
 
-def test_the_cost_of_a_token_is_the_slope_of_the_steps():
-    cost = StepCost(memory=1.0)
-    for tokens in range(1, 200):
-        cost.learn(tokens, 5000 + 30 * tokens)
-    assert cost.per_token_us == pytest.approx(30.0, rel=0.01)
-
-
 def test_before_there_are_steps_to_go_by_everything_enters():
     assert counts(MeasuredBudget(), 2, pending(5, 8)) == [5, 8]
 
@@ -113,8 +107,8 @@ def test_a_drafter_that_overstates_itself_taxes_nobody():
 
 
 def test_a_step_that_got_shorter_with_size_costs_nothing_more():
-    cost = StepCost()
+    curve = StepCurve()
     for tokens in range(1, 100):
-        cost.learn(tokens, 100_000 - 100 * tokens)
-    assert cost.per_token_us == 0.0
-    assert math.isfinite(cost.mean_us)
+        curve.learn(tokens, 100_000 - 100 * tokens)
+    assert curve.hinge.token_us == 0.0
+    assert math.isfinite(curve.mean_us)
