@@ -191,7 +191,7 @@ def serve(
         tls_cert, tls_key, tls_client_ca, token_file, allow_insecure_beyond_loopback, assistants_token_file
     )
     limits = Limits(max_sessions=max_sessions, max_patience_us=round(patience_ms * 1000))
-    policies = CloudPolicies(prompt_lookup, adaptive_patience)
+    policies = CloudPolicies(prompt_lookup=prompt_lookup, adaptive_patience=adaptive_patience)
     options = ServeOptions(
         listen=listen,
         limits=limits,

@@ -37,6 +37,7 @@ from shared.session.edge import Done, EdgeCounts, EdgePolicies, Emit
 
 REFUSED: Final = frozenset({Status.PERMISSION_DENIED, Status.UNAUTHENTICATED, Status.UNIMPLEMENTED})
 """What a server answers who may not watch it."""
+SEVERAL: Final = "several servers: name one, each wants an assistant of its own"
 NO_KEY: Final = b""
 """There is one server: nothing decides between several."""
 
@@ -202,9 +203,11 @@ class Assistant:
     async def _open(self) -> None:
         options = self._options
         if len(split(options.server)) > 1:
-            raise UserError("several servers: name one, each wants an assistant of its own")
+            raise UserError(SEVERAL)
         check_files(options, drafter_given=self._given is not None)
         self._info = info = await self._connections.open()
+        if self._connections.several:  # what opens a session of one is not to be told another
+            raise UserError(f"{options.server} stands for {SEVERAL}")
         if not info.takes_attached:
             raise UserError(f"the server at {options.server} takes no assistants: it is of an older version")
         drafter = self._given if self._given is not None else await self._thread.call(self._load)

@@ -205,12 +205,14 @@ class Connections:
                 self.policy.refused(server, now, ending.wait_ns)
         elif not self.several:
             return
-        elif ending.status.transient:
+        elif ending.status in REFUSALS and not opened:
+            if self.policy.fits(server):
+                self.policy.unfit(server)
+                self._tell(ServerRefuses(server, ending.detail))
+        elif ending.status.transient or not opened:
+            # Whatever it says of a session that it does not take, it is not asked again at once.
             self.policy.failed(server, now)
             self._wake.set()
-        elif ending.status in REFUSALS and not opened and self.policy.fits(server):
-            self.policy.unfit(server)
-            self._tell(ServerRefuses(server, ending.detail))
 
     def retry_at(self, now: int, avoid: Collection[str]) -> int | None:
         """When a server may be asked (ns); None: it is not known, or there is none."""

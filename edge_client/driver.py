@@ -146,7 +146,7 @@ class EdgeDriver:
         if self._observe is not None:
             self._observe(now, Dialled(connect.stream, server))
         # gRPC queues what is written before the connection stands: waiting for it would cost a round trip.
-        return self._session.connected(connect.stream, now, self._route.limits(server))
+        return self._session.connected(connect.stream, now, self._route.limits(server), server)
 
     def _note(self, message: CloudMessage, now: int) -> None:
         if isinstance(message, Opened | Attached):

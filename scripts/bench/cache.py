@@ -23,7 +23,7 @@ from shared.sampling import SamplingParams
 from shared.step import Step, StepItem
 
 ROUNDS: Final = 3
-MEMORY_SESSIONS: Final = 64
+MEMORY_SESSIONS: Final = 32
 LONG: Final = 640
 LEAST: Final = 40
 """Tokens of the shortest of uneven sessions; the longest has `LONG`."""

@@ -7,11 +7,9 @@ one for a single session (a small model is far from bound by computing), and the
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
-from unittest import mock
 
 from shared.hardware import StepLoad
 from shared.policy.batching import FlatBudget
@@ -22,9 +20,6 @@ from shared.session.front import CloudPolicies
 LONGEST = 8
 """Lookaheads beyond it are worth nothing at these acceptances."""
 ANY = 1 << 20
-
-POLICIES = CloudPolicies(prompt_lookup=True, adaptive_patience=False)
-"""Of its server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +68,13 @@ def budget(lookahead: int) -> FlatBudget:
     return FlatBudget(nodes=ANY, per_session=lookahead)
 
 
-@contextlib.contextmanager
-def own_drafter(pair: Profile, lookahead: int) -> Iterator[None]:
-    """While the block is entered, sessions that are opened in this process guess with the pair's drafter."""
-    source = partial(OwnDrafter, ProfiledPair(pair), lookahead)
-    with mock.patch("shared.session.front.PromptLookup", source):
-        yield
+def policies(pair: Profile, lookahead: int) -> CloudPolicies:
+    """Of its server: sessions guess with the pair's drafter."""
+    return CloudPolicies(
+        prompt_lookup=True,
+        guesses=partial(OwnDrafter, ProfiledPair(pair), lookahead),
+        adaptive_patience=False,
+    )
 
 
 def tokens_per_s(pair: Profile, lookahead: int, clients: int) -> float:

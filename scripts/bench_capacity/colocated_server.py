@@ -12,7 +12,7 @@ import uvloop
 
 from cloud_server.app import ServeOptions, serve
 from cloud_server.profiled import ProfiledWorker
-from scripts.bench_capacity.colocated import POLICIES, budget, colocated, own_drafter
+from scripts.bench_capacity.colocated import budget, colocated, policies
 from shared.messages import Limits
 from shared.profiled import parse_profile
 
@@ -24,18 +24,12 @@ def main(source: str, lookahead: int, sessions: int) -> None:
     options = ServeOptions(
         listen="127.0.0.1:0",
         limits=Limits(max_sessions=sessions),
-        policies=POLICIES,
+        policies=policies(pair, lookahead),
         budget=lambda: budget(lookahead),
         drain_s=1.0,
     )
-    with own_drafter(pair, lookahead):
-        uvloop.run(
-            serve(
-                ProfiledWorker(colocated(pair, lookahead)),
-                options,
-                lambda address: print(f"listening on {address}", flush=True),
-            )
-        )
+    worker = ProfiledWorker(colocated(pair, lookahead))
+    uvloop.run(serve(worker, options, lambda address: print(f"listening on {address}", flush=True)))
 
 
 if __name__ == "__main__":

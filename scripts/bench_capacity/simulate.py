@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import Final
 
 from edge_client.policies import DraftOptions, Mode, policies_for
-from scripts.bench_capacity.colocated import POLICIES, budget, colocated, own_drafter
+from scripts.bench_capacity.colocated import budget, colocated, policies
 from scripts.bench_capacity.records import Predicted
 from scripts.bench_capacity.setting import Arm, Setting
 from scripts.bench_latency.arms import PLAIN
@@ -31,24 +30,22 @@ def predicted(setting: Setting, arm: Arm, lookahead: int | None) -> Predicted:
     """Rate of all clients and 95th percentile of the time between tokens."""
     pair, draft = setting.pair, draft_of(arm)
     cloud, pool = (CloudPolicies() if arm is Arm.SLIPSTREAM else PLAIN), _pool()
-    with contextlib.ExitStack() as stack:
-        if lookahead is not None:
-            stack.enter_context(own_drafter(pair, lookahead))
-            cloud, pool = POLICIES, _pool(lookahead)
-            pair = colocated(pair, lookahead)
-        shape = draft.shape_for()
-        _, adaptive_ms = (0.0, 0.0) if shape is None else draft.patience_for(Limits().max_patience_us / 1000)
-        found = predict_fleet(
-            pair,
-            lambda: policies_for(draft, shape, default_reconnect(), pair.context_length),
-            clients=setting.clients,
-            rtt_ms=setting.rtt_ms,
-            tokens=setting.tokens,
-            generations=max(1, round(SIMULATED_TOKENS / setting.clients / setting.tokens)),
-            adaptive_patience_us=round(adaptive_ms * 1000),
-            cloud=cloud,
-            pool=pool,
-        )
+    if lookahead is not None:
+        cloud, pool = policies(pair, lookahead), _pool(lookahead)
+        pair = colocated(pair, lookahead)
+    shape = draft.shape_for()
+    _, adaptive_ms = (0.0, 0.0) if shape is None else draft.patience_for(Limits().max_patience_us / 1000)
+    found = predict_fleet(
+        pair,
+        lambda: policies_for(draft, shape, default_reconnect(), pair.context_length),
+        clients=setting.clients,
+        rtt_ms=setting.rtt_ms,
+        tokens=setting.tokens,
+        generations=max(1, round(SIMULATED_TOKENS / setting.clients / setting.tokens)),
+        adaptive_patience_us=round(adaptive_ms * 1000),
+        cloud=cloud,
+        pool=pool,
+    )
     return Predicted(round(found.tokens_per_s, 2), round(found.itl_p95_ms, 3))
 
 

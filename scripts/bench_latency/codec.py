@@ -14,9 +14,10 @@ T = TypeVar("T")
 
 
 def encode(value: Any) -> Any:
-    """What `json.dumps` takes. Fields that are not given to the constructor are left out."""
+    """What `json.dumps` takes. Fields that are not given to the constructor, or hold a function, are left out."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {one.name: encode(getattr(value, one.name)) for one in fields(value) if one.init}
+        given = {one.name: getattr(value, one.name) for one in fields(value) if one.init}
+        return {name: encode(field) for name, field in given.items() if not callable(field)}
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, Path):

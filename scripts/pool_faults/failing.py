@@ -65,6 +65,8 @@ async def fail(
                 group.create_task(_generate(up, index, tokens, times[index])) for index in range(sessions)
             ]
             await until(lambda: all(len(each) >= tokens // 8 for each in times), "every session has begun")
+            begun_at = time.perf_counter()
+            await until(lambda: all(len(each) >= tokens // 4 for each in times), "every session goes on")
             victim = up.workers[0]
             lost, joined = up.metric("workers_left"), up.metric("workers_joined")
             failed_at = time.perf_counter()
@@ -75,7 +77,7 @@ async def fail(
             replaced = time.perf_counter() - failed_at
         results = [task.result() for task in running]
     pauses = [_longest(each, failed_at, float("inf")) for each in times]
-    usual = sorted(_longest(each, 0.0, failed_at) for each in times)
+    usual = sorted(_longest(each, begun_at, failed_at) for each in times)
     return Failing(
         sessions,
         sum(right for right, _ in results),

@@ -140,9 +140,10 @@ class Servers:
         known.due = now + round(delay * SECOND)
 
     def refused(self, server: str, now: int, wait_ns: int | None = None) -> None:
-        """It is full, and asks to be left alone for so long."""
+        """It is full, and asks to be left alone for so long. Who asks for no time at all is not asked without end."""
         if server in self._servers:
-            wait = round(self._full_for * SECOND) if wait_ns is None else wait_ns
+            least = round(self._first_delay * SECOND)
+            wait = round(self._full_for * SECOND) if wait_ns is None else max(wait_ns, least)
             self._servers[server].due = max(self._servers[server].due, now + wait)
 
     def draining(self, server: str, now: int, for_ns: int) -> None:

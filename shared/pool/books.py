@@ -86,9 +86,10 @@ class WorkerBooks:
     def measured(self, step: Step, computed: int, duration_us: int) -> None:
         """A step came back."""
         if any(item.prefill_only for item in step.items):
+            if computed == 0:
+                return  # all of it was known: that says nothing of what a token takes
             # A step that prefills is charged to the prompt tokens alone: they are most of it.
-            chunk = max(1, computed)
-            each = max(0.0, duration_us - self.step_us) / chunk
+            each = max(0.0, duration_us - self.step_us) / computed
             self.prefill_us += SMOOTHING * (each - self.prefill_us) if self.prefill_us else each
         elif step.items:
             self.steps += 1

@@ -73,11 +73,13 @@ class Checks:
         if len(self._waiting) > MOST_WAITING:
             self._waiting.popleft()
 
-    def take(self, worker: int) -> StepItem | None:
-        """A check for the next step of this worker. Its session has a number below 0, which is released afterwards."""
+    def take(self, worker: int, most: int = MOST_TOKENS) -> StepItem | None:
+        """A check for the next step of this worker, of a log with at most `most` tokens: all of them are computed, and
+        who else is in the step waits for it. Its session has a number below 0, which is released afterwards.
+        """
         for _ in range(len(self._waiting)):
             check = self._waiting.popleft()
-            if check.worker == worker:
+            if check.worker == worker or check.item.length > most:
                 self._waiting.append(check)
                 continue
             self._last_key -= 1

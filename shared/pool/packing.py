@@ -22,12 +22,15 @@ class Packing:
 
     # ---- a worker's own sessions ----
 
-    def pack(self, books: WorkerBooks, own: Sequence[Place], now: int, crowd: int) -> list[StepItem]:
-        """The items of a step for the sessions of a worker; none: nothing is due."""
+    def pack(self, books: WorkerBooks, own: Sequence[Place], now: int, degree: int) -> list[StepItem]:
+        """The items of a step for the sessions of a worker; none: nothing is due.
+
+        `degree`: how many steps of one session may be out at once, as many workers as there are to spare.
+        """
         served, room = self._served(books, own)
         items = self._prefills(books, served)
         due = self._due(books, served, now, {item.session for item in items})
-        advice = books.budget.advice(max(1, len(own))) * self.policies.sp_degree
+        advice = books.budget.advice(max(1, len(own))) * degree
         for session, nodes in zip(due, self._nodes(books, due, room), strict=True):
             session.advise(advice)
             items.append(session.take(nodes, now=now))
@@ -133,8 +136,8 @@ class Packing:
         due = session.end_due_at()
         if due is not None:
             return due
-        if place.begun is None or not session.missing_drafts(1):
-            return None
+        if place.begun is None or not session.end_in_flight or not session.missing_drafts(1):
+            return None  # a session that rests at its run-ahead rests on every worker
         return place.begun + gap
 
     # ---- nodes ----

@@ -200,6 +200,7 @@ class Placement:
             bound = _bound(other)
             if other is not place and bound in tokens:
                 tokens[bound] += len(other.session.log)
+        known = self._directory.known(log.tokens)
         loads = [
             WorkerLoad(
                 books.number,
@@ -207,7 +208,7 @@ class Placement:
                 tokens[books.number],
                 books.step_us,
                 books.prefill_us,
-                max(books.cached.get(place.session.key, 0), self._directory.known(books.number, log.tokens)),
+                max(books.cached.get(place.session.key, 0), known.get(books.number, 0)),
             )
             for books in serving
         ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 BLOCK = 64
 """Tokens: a beginning is known by whole blocks."""
@@ -28,15 +28,16 @@ class PrefixDirectory:
         while len(seen) > REMEMBERED:
             seen.popitem(last=False)
 
-    def known(self, worker: int, log: Sequence[int]) -> int:
-        """Tokens at the beginning of the log that the worker has seen."""
-        seen, tokens = self._seen.get(worker), 0
-        if not seen:
-            return 0
+    def known(self, log: Sequence[int]) -> dict[int, int]:
+        """By worker, tokens at the beginning of the log that it has seen; workers that have seen none are left out."""
+        tokens: dict[int, int] = {}
+        left = self._seen
         for block in _blocks(log, len(log)):
-            if block not in seen:
-                break
-            tokens += BLOCK
+            left = {worker: seen for worker, seen in left.items() if block in seen}
+            if not left:
+                break  # a long log is not hashed for nothing
+            for worker in left:
+                tokens[worker] = tokens.get(worker, 0) + BLOCK
         return tokens
 
     def forget(self, worker: int) -> None:
@@ -44,11 +45,9 @@ class PrefixDirectory:
         self._seen.pop(worker, None)
 
 
-def _blocks(log: Sequence[int], length: int) -> list[int]:
+def _blocks(log: Sequence[int], length: int) -> Iterator[int]:
     """A hash for each whole block, of everything up to its end. Integers hash alike in every process."""
-    found: list[int] = []
     value = 0
     for block in range(min(length // BLOCK, MOST_BLOCKS)):
         value = hash((value, *log[block * BLOCK : (block + 1) * BLOCK]))
-        found.append(value)
-    return found
+        yield value

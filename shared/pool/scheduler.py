@@ -20,7 +20,7 @@ from itertools import count
 from shared.policy.admission import PoolLoad, retry_ms
 from shared.policy.batching import NodeBudget
 from shared.pool.books import Out, Place, WorkerBooks, keys_of
-from shared.pool.checks import Checks, Disagreement
+from shared.pool.checks import MOST_TOKENS, Checks, Disagreement
 from shared.pool.packing import Packing
 from shared.pool.placement import Placement, Transfer
 from shared.pool.policies import PoolPolicies, PrefillLimits
@@ -181,7 +181,8 @@ class PoolScheduler:
         worst = [key for key in asked if self._places[key].losses >= 2]
         if len(asked) == 1 and self._places[asked[0]].losses >= FATAL_LOSSES:
             return asked[0]
-        if len(worst) > 1:
+        if worst and len(asked) > 1:
+            # A single one too: in ever new company it would never be told from the others.
             self._suspects.accuse(worst)
         return None
 
@@ -288,11 +289,14 @@ class PoolScheduler:
         books, out = self._out_of(worker)
         left = [item.session for item in out.step.items if item.session in self._places]
         self._take_back(books)
-        books.out, books.late = None, False
-        books.released = [*out.step.released, *books.released]
+        late, books.late, books.out = books.late, False, None
+        checks = [item.session for item in out.step.items if item.session < 0]
+        books.released = [*out.step.released, *books.released, *checks]
         # Whatever the worker held, it may hold no more; and what it does hold is still to be released one day.
         books.cached = dict.fromkeys([*books.cached, *left], 0)
         self._placement.emptied(worker)
+        if late:
+            self._placement.joined(worker)
         return left
 
     def broken(self, worker: int = 0) -> int | None:
@@ -373,37 +377,43 @@ class PoolScheduler:
 
     def _gap(self) -> int:
         """Steps of one session begin that far apart (ns): DSI's rule for how many servers suffice, read backwards."""
-        homes = {place.home for place in self._places.values()}
-        serving = [books for books in self._workers.values() if books.serves]
-        spare = sum(books.number not in homes for books in serving)
-        known = [books.cost.mean_us for books in serving if books.steps]
+        known = [books.cost.mean_us for books in self._workers.values() if books.serves and books.steps]
         step_us = sum(known) / len(known) if known else 0.0
-        return max(LEAST_GAP, round(1000.0 * step_us / min(self.sp_degree, 1 + spare)))
+        return max(LEAST_GAP, round(1000.0 * step_us / self._degree()))
+
+    def _degree(self) -> int:
+        """How many steps of one session can be out at once, as things are: workers with sessions of their own do not
+        help.
+        """
+        if self.sp_degree == 1:
+            return 1
+        homes = {place.home for place in self._places.values()}
+        spare = sum(books.serves and books.number not in homes for books in self._workers.values())
+        most = spare if self.policies.helpers is None else min(spare, self.policies.helpers)
+        return min(self.sp_degree, 1 + most)
 
     def _items(self, books: WorkerBooks, now: int) -> list[StepItem]:
         """What a worker's step that begins now asks for."""
-        if self._suspects and books.trial is None and books.serves:
+        if self._suspects and books.trial is None and (books.serves or not self._replaceable(books)):
             books.trial = self._suspects.next_trial(self._places)
         if books.trial is not None:
             items = self._trial(books, books.trial, now)
             if items:
                 return items
         own, helped, gap = self._about(books)
-        items = self._packing.pack(books, own, now, len(self._places))
+        items = self._packing.pack(books, own, now, self._degree())
         if not items and helped:
             items = self._packing.help(books, helped, now, gap)
-        if (
-            (items or not own)
-            and self._checks
-            and books.serves
-            and (check := self._checks.take(books.number))
-        ):
-            items.append(check)
+        if (items or not own) and self._checks and books.serves:
+            # A long log is looked at again where nobody waits for it.
+            most = MOST_TOKENS if not items else self._packing.prefill.chunk
+            if (check := self._checks.take(books.number, most)) is not None:
+                items.append(check)
         return items
 
     def _trial(self, books: WorkerBooks, suspects: frozenset[int], now: int) -> list[StepItem]:
         places = [place for key, place in self._places.items() if key in suspects]
-        items = self._packing.pack(books, places, now, len(self._places))
+        items = self._packing.pack(books, places, now, self._degree())
         # Its trial is a step that asks for facts; a worker that lacks their prompts has to be given them first.
         if not any(item.prefill_only for item in items):
             books.trial = None

@@ -91,8 +91,10 @@ class AssistSession:
         """Begin: connect."""
         return [self._connect(now)]
 
-    def connected(self, stream: int, now: int, limits: Limits | None = None) -> list[EdgeEffect]:
-        """The stream stands. `limits` are told again with `Attached`."""
+    def connected(
+        self, stream: int, now: int, limits: Limits | None = None, server: str = ""
+    ) -> list[EdgeEffect]:
+        """The stream stands. `limits` are told again with `Attached`; there is one `server`."""
         if self.over or stream != self._stream:
             return []
         self._connected, self._asked_at = True, now

@@ -234,6 +234,11 @@ class CloudSession:
         return due if due is None or not self._patience.adaptive else self._missing_since
 
     @property
+    def end_in_flight(self) -> bool:
+        """Whether some worker has been asked for the fact at the end."""
+        return self.tree.root.key in self._in_flight
+
+    @property
     def in_flight(self) -> frozenset[int]:
         """Keys of the nodes whose facts are asked for, for tests and metrics."""
         return frozenset(self._in_flight)

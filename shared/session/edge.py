@@ -100,6 +100,10 @@ class EdgeSession:
         self._closing: int | None = None
         self._opened: Opened | None = None
         """What the session was opened with last."""
+        self._opened_by = ""
+        """By which server."""
+        self._servers: dict[int, str] = {}
+        """Where the stream goes that stands or stood last, and the one that is left for it."""
 
     @property
     def sampling(self) -> SamplingParams:
@@ -137,10 +141,12 @@ class EdgeSession:
         self._policies.pacing.answered(now, max(1, sp_degree))
         return self._pump(now)
 
-    def connected(self, stream: int, now: int, limits: Limits | None = None) -> list[EdgeEffect]:
+    def connected(
+        self, stream: int, now: int, limits: Limits | None = None, server: str = ""
+    ) -> list[EdgeEffect]:
         """The stream stands. Opens with the log: for the cloud every connection is the first (law 6).
 
-        `limits`: what its server accepts, where that is known before it says so itself.
+        `limits`: what its server accepts, where that is known before it says so itself. `server`: which one it is.
         """
         if self.over or not self._streams.made(stream, self._uplink, self._limits):
             return []
@@ -148,9 +154,10 @@ class EdgeSession:
         self._uplink = Uplink(self.log, self.tree, self._limits, now=now)
         self._policies.pacing.opened(now)
         self._drafting.reopened()
-        before = (
-            None if self._streams.leaving else self._opened
-        )  # only the server that has it may still have it
+        left = self._streams.leaving
+        self._servers = {stream: server} | ({left.stream: self._servers[left.stream]} if left else {})
+        # Only the server that has the session may still have it, and no other is to know its secret.
+        before = self._opened if server == self._opened_by and left is None else None
         openings = self._request.openings(self.log, self._info, self._limits, before)
         return [*(SendUp(stream, part) for part in openings), *self._pump(now)]
 
@@ -176,7 +183,7 @@ class EdgeSession:
             return []
         if isinstance(message, Opened):
             self._streams.was_opened()
-            self._limits, self._opened = message.limits, message
+            self._limits, self._opened, self._opened_by = message.limits, message, self._servers[stream]
             self._policies.pacing.answered(now, max(1, message.sp_degree))
             return [*self._left(), *self._pump(now)]
         if isinstance(message, Commit):

@@ -7,7 +7,7 @@ that owns it, and those that are attached. A session is over with the last of th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from shared.errors import ContractViolation, Status
@@ -34,6 +34,8 @@ class CloudPolicies:
 
     prompt_lookup: bool = True
     """Whether the cloud guesses by itself from a session's own log, where a step has room to spare."""
+    guesses: Callable[[LookupCounts], PromptLookup] = PromptLookup
+    """What it guesses with: one for each session."""
     adaptive_patience: bool = True
     """Whether the cloud waits for a draft where that is faster, and the edge leaves it to the cloud."""
 
@@ -304,7 +306,7 @@ class CloudFront:
             opening,
             self._info,
             now=now,
-            lookup=PromptLookup(self.lookup) if policies.prompt_lookup else None,
+            lookup=policies.guesses(self.lookup) if policies.prompt_lookup else None,
             # Where another worker can be asked meanwhile, nothing is gained by waiting.
             adaptive=policies.adaptive_patience and self._pool.sp_degree == 1,
         )

@@ -149,7 +149,7 @@ class Device:
         link = Link(self._setting, self._base + connect.stream, self, cloud, self._up, self._down)
         self._ways[connect.stream] = _Way(link, server)
         link.begin()
-        self._perform(self._session.connected(connect.stream, now))
+        self._perform(self._session.connected(connect.stream, now, server=str(server)))
 
     def _send(self, effect: SendUp) -> None:
         way = self._ways.get(effect.stream)

@@ -58,10 +58,10 @@ class Route:
             return
         if status is Status.RESOURCE_EXHAUSTED and not opened:
             self._policy.refused(str(server), now)
-        elif status.transient:
-            self._policy.failed(str(server), now)
         elif status in REFUSALS and not opened:
             self._policy.unfit(str(server))
+        elif status.transient or not opened:
+            self._policy.failed(str(server), now)
 
     def left(self, server: int) -> None:
         """A stream to it is not used any more."""

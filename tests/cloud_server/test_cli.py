@@ -78,6 +78,19 @@ def test_what_the_user_can_mend_is_one_line(arguments: tuple[str, ...], words: t
     assert_one_line(run("serve", *arguments), *words)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--model", "profiled:speed=7", "--listen", "127.0.0.1:0"), ("speed", "step_ms")),
+        (("--model", "profiled", "--listen", "nowhere"), ("--listen nowhere", "HOST:PORT")),
+        (("--listen", "0.0.0.0:0"), ("TLS (--tls-cert", "a token (--token-file", "127.0.0.1")),
+        (("--token-file", "/no/such/file"), ("/no/such/file", "cannot be read")),
+    ],
+)
+def test_a_worker_is_as_careful_as_a_server(arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
+    assert_one_line(run("worker", *arguments), *words)
+
+
 @pytest.mark.parametrize("model", ["profiled", "/no/such/model"])
 def test_a_taken_port_is_one_line(model: str) -> None:
     """Before the model is loaded, or even looked for."""

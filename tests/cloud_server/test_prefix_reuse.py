@@ -168,6 +168,8 @@ def test_without_room_for_a_copy_a_kept_cache_is_taken_over_and_cut(make, refere
     assert greatest_error(seen, items, reference) < TOLERANCE
     counters = bench.verifier.kv_counters
     assert (counters.evictions, counters.kept, counters.sessions) == (0, 0, others + 1)
+    *_, taken = bench.verifier._caches
+    assert len(taken.table.pages) == 2  # the third one is free again
     check_books(bench.verifier)
 
 

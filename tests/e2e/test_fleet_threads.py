@@ -346,9 +346,7 @@ async def test_1000_dropped_sessions_leave_no_page_of_a_real_target() -> None:
         await until(lambda: not any(books.cached for books in up.engine._front.pool._workers.values()))
         for verifier in verifiers:
             # What ended sessions computed stays for others while nobody needs the memory: such pages are free.
-            await until(
-                lambda one=verifier: (one.kv_counters.sessions, one.kv_counters.used_bytes) == (0, 0)
-            )
+            await until(lambda one=verifier: (one.kv_counters.sessions, one.kv_counters.used_bytes) == (0, 0))
             assert verifier.pool.free_pages == verifier.pool.pages
 
 

@@ -15,6 +15,7 @@ from edge_client.policies import DraftOptions, Mode
 from shared.errors import Status, UserError
 from shared.session.edge_counts import EdgeCounts
 from tests.edge_client.fake_cloud import PROFILE, FakeCloud, info, serve
+from tests.edge_client.test_servers import OPEN, naming
 
 DRAFTER = "profiled:acceptance=0.8,draft_ms=0.2,vocabulary_size=1000,context_length=2000"
 
@@ -75,6 +76,20 @@ async def test_several_servers_want_several_assistants() -> None:
     with pytest.raises(UserError, match="each wants an assistant of its own"):
         async with Assistant(ClientOptions("127.0.0.1:1,127.0.0.1:2", DRAFTER), AssistOptions()):
             pass
+
+
+async def test_a_name_that_stands_for_several_servers_is_none_to_give_a_secret_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with (
+        serve(FakeCloud(PROFILE), host="127.0.0.2") as first,
+        serve(FakeCloud(PROFILE), int(first.rpartition(":")[2]), host="127.0.0.3"),
+    ):
+        naming(monkeypatch, ["127.0.0.2", "127.0.0.3"])
+        name = f"pool.test:{first.rpartition(':')[2]}"
+        with pytest.raises(UserError, match="stands for several servers"):
+            async with Assistant(ClientOptions(name, DRAFTER, security=OPEN), AssistOptions()):
+                pass
 
 
 def test_what_came_of_it_for_people_and_programs() -> None:

@@ -125,6 +125,17 @@ async def test_a_server_that_comes_back_is_used_again(monkeypatch: pytest.Monkey
     assert opens(second) >= 1
 
 
+async def test_the_secret_of_one_server_is_not_told_to_another() -> None:
+    first = FakeCloud(SLOW, faults=Faults(break_after={1: 6}))
+    second = FakeCloud(SLOW)
+    async with fleet(first, second, balance=Balance.FIRST) as up:
+        assert (await up.generate()).stats.servers == tuple(up.addresses)
+    opening = second.received[0][0]
+    assert isinstance(opening, Open)
+    assert len(opening.tokens) > len(PROMPT)
+    assert (opening.session_id, opening.secret) == ("", "")
+
+
 # ---- a server goes away ----
 
 
@@ -161,6 +172,24 @@ async def test_when_the_others_are_full_a_server_that_drains_serves_to_the_end()
     assert opens(full) == 0
     assert len(full.received) == 1
     assert up.notices == []
+
+
+@pytest.mark.parametrize(
+    ("status", "pushback_ms"),
+    [(Status.INTERNAL, None), (Status.UNKNOWN, None), (Status.RESOURCE_EXHAUSTED, 0)],
+)
+async def test_one_that_takes_nothing_is_not_asked_over_and_over(
+    status: Status, pushback_ms: int | None
+) -> None:
+    broken = FakeCloud(faults=Faults(end_with=(status, "no"), pushback_ms=pushback_ms))
+    first = FakeCloud(SLOW)
+    async with fleet(first, broken, balance=Balance.FIRST) as up:
+        running = asyncio.create_task(up.generate(150))
+        await up.begun()
+        first.drain()
+        result = await running
+    assert (result.stats.moves, result.stats.reconnects) == (0, 0)
+    assert len(broken.received) == 1
 
 
 async def test_a_server_may_name_one_that_nobody_has_heard_of() -> None:

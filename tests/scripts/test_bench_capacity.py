@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from scripts.bench_capacity.accounting import Arrival, Window, Written, within
-from scripts.bench_capacity.colocated import best_lookahead, colocated, own_drafter, tokens_per_s
+from scripts.bench_capacity.colocated import best_lookahead, colocated, policies, tokens_per_s
 from scripts.bench_capacity.figures import aims, cells, served_within
 from scripts.bench_capacity.records import Header, Measured, read, to_line
 from scripts.bench_capacity.run import rate, wrong_texts
@@ -24,8 +24,8 @@ from scripts.bench_latency.statistic import Interval
 from scripts.processes import ROOT
 from shared.errors import UserError
 from shared.hardware import StepLoad
+from shared.policy.lookup import LookupCounts
 from shared.profiled import ProfiledPair, decode
-from shared.session import front
 from shared.sim.predict import random_prompt
 
 DEADLINE_S = 240.0
@@ -92,11 +92,8 @@ def test_the_simulated_baseline_is_as_fast_as_its_formula(clients):
     assert predicted(setting, Arm.COLOCATED, lookahead).tokens_per_s == pytest.approx(formula, rel=0.06)
 
 
-def test_the_drafter_takes_the_place_of_prompt_lookup_for_a_while_only():
-    before = front.PromptLookup
-    with own_drafter(SETTING.pair, 3):
-        guesses = front.PromptLookup(None).guess([1, 2, 3], 3)
-    assert front.PromptLookup is before
+def test_the_drafter_takes_the_place_of_prompt_lookup():
+    guesses = policies(SETTING.pair, 3).guesses(LookupCounts()).guess([1, 2, 3], 3)
     pair = ProfiledPair(SETTING.pair)
     state = pair.state([1, 2, 3])
     assert len(guesses) == 3

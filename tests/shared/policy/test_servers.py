@@ -131,6 +131,12 @@ def test_when_all_are_full_the_first_that_has_room_again_is_named():
     assert made.choose(0, b"") == Choice("c:1", SECOND)
 
 
+def test_one_that_is_full_and_asks_for_no_time_is_not_asked_without_end():
+    made = servers(names=("a:1",), first_delay=0.05)
+    made.refused("a:1", 7, 0)
+    assert made.choose(7, b"") == Choice("a:1", 7 + 50 * MS)
+
+
 def test_a_server_that_goes_away_is_left_alone():
     made = servers()
     made.draining("a:1", 0, 10 * SECOND)

@@ -247,6 +247,57 @@ def test_the_limits_are_those_of_the_server_that_serves():
     assert bench.session.capacity == 20
 
 
+# ---- what only one server may know ----
+
+
+def offered(effects: list[EdgeEffect], stream: int) -> tuple[str, str]:
+    """The session that a stream is opened with again."""
+    opening = messages(effects, stream)[0]
+    assert isinstance(opening, Open)
+    return opening.session_id, opening.secret
+
+
+def at(bench: Moving, stream: int, server: str) -> tuple[str, str]:
+    return offered(bench.apply(bench.session.connected(stream, 0, server=server)), stream)
+
+
+def test_a_secret_goes_to_the_server_that_gave_it_and_to_no_other():
+    bench = Moving().start()
+    assert at(bench, 1, "a:1") == ("", "")
+    bench.say(1, Opened("s1", "of a", 0, "model-a", Limits()))
+    bench.gone(1, retry_at=0)
+    assert at(bench, 2, "b:1") == ("", "")
+    bench.gone(2, retry_at=0)
+    assert at(bench, 3, "a:1") == ("s1", "of a"), "where it may still live"
+    bench.gone(3, retry_at=0)
+    assert at(bench, 4, "b:1") == ("", "")
+    bench.say(4, Opened("s4", "of b", 0, "model-a", Limits()))
+    bench.gone(4, retry_at=0)
+    assert at(bench, 5, "a:1") == ("", "")
+
+
+def test_what_the_server_that_is_left_has_given_is_not_for_the_one_that_did_not_take_it():
+    bench = Moving().start()
+    at(bench, 1, "a:1")
+    bench.receive(Drain())
+    assert at(bench, 2, "b:1") == ("", "")
+    bench.say(1, Opened("s1", "of a", 0, "model-a", Limits()))  # late: it is held until b has answered
+    bench.gone(2)
+    bench.gone(1, retry_at=0)
+    assert at(bench, bench.stream, "b:1") == ("", "")
+    bench.gone(bench.stream, retry_at=0)
+    assert at(bench, bench.stream, "a:1") == ("s1", "of a")
+
+
+def test_nor_is_it_for_one_that_was_asked_for_before_the_other_was_lost():
+    bench = Moving().start()
+    at(bench, 1, "a:1")
+    bench.say(1, Opened("s1", "of a", 0, "model-a", Limits()))
+    bench.receive(Drain())
+    bench.gone(1, retry_at=0)
+    assert at(bench, 2, "b:1") == ("", "")
+
+
 # ---- a stream that is lost or refused, and what is known of others ----
 
 

@@ -79,8 +79,8 @@ def _offsets_are_one_off(monkeypatch: pytest.MonkeyPatch) -> None:
 def _ids_go_on_after_a_reconnect(monkeypatch: pytest.MonkeyPatch) -> None:
     connected = EdgeSession.connected
 
-    def broken(edge: EdgeSession, stream: int, now: int) -> list[EdgeEffect]:
-        effects = connected(edge, stream, now)
+    def broken(edge: EdgeSession, stream: int, now: int, **more: str) -> list[EdgeEffect]:
+        effects = connected(edge, stream, now, **more)
         return [
             SendUp(one.stream, _later(one.message))
             if isinstance(one, SendUp)

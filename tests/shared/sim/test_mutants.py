@@ -131,9 +131,9 @@ def any_alias_is_right(patch: Patch) -> None:
 def ids_go_on_after_a_reconnect(patch: Patch) -> None:
     connected = EdgeSession.connected
 
-    def broken(edge: EdgeSession, stream: int, now: int) -> list[EdgeEffect]:
+    def broken(edge: EdgeSession, stream: int, now: int, **more: str) -> list[EdgeEffect]:
         shift = edge._uplink._next_id - 1
-        effects = connected(edge, stream, now)
+        effects = connected(edge, stream, now, **more)
         edge._uplink._next_id += shift
         return [_shifted(effect, shift) for effect in effects]
 

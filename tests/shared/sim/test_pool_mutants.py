@@ -174,17 +174,6 @@ def released_kv_is_forgotten_with_a_failed_step(patch: Patch) -> None:
     patch.setattr(PoolScheduler, "failed", broken)
 
 
-def kv_that_arrives_too_late_is_kept(patch: Patch) -> None:
-    """A session ended while its KV was on its way."""
-    transferred = Placement.transferred
-
-    def broken(placement: Placement, session: int, target: int, tokens: int | None, now: int) -> None:
-        if session in placement._places:
-            transferred(placement, session, target, tokens, now)
-
-    patch.setattr(Placement, "transferred", broken)
-
-
 def a_session_waits_for_its_kv_for_ever(patch: Patch) -> None:
     """It belongs to nobody while it is under way, and a transfer that fails is never over."""
     transferred, following = Placement.transferred, Placement.next_transfer
@@ -220,8 +209,8 @@ def a_check_asks_for_another_prefix(patch: Patch) -> None:
     """Caught because facts never disagree in these worlds."""
     take = Checks.take
 
-    def broken(checks: Checks, worker: int) -> StepItem | None:
-        item = take(checks, worker)
+    def broken(checks: Checks, worker: int, most: int) -> StepItem | None:
+        item = take(checks, worker, most)
         return None if item is None else dataclasses.replace(item, length=max(1, item.length - 1))
 
     patch.setattr(Checks, "take", broken)
@@ -242,7 +231,6 @@ MUTANTS: tuple[Mutant, ...] = (
     two_workers_are_asked_for_one_fact,
     kv_is_released_at_home_only,
     released_kv_is_forgotten_with_a_failed_step,
-    kv_that_arrives_too_late_is_kept,
     a_session_waits_for_its_kv_for_ever,
     the_kv_of_checks_is_kept,
     a_check_asks_for_another_prefix,
