@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from typing import Final
 
 import uvloop
@@ -61,7 +62,7 @@ async def _answer(client: Client, ask: Ask) -> Answer:
         tokens=result.tokens,
         finish_reason=result.finish_reason,
         commits=clock.commits,
-        stats=result.stats,
+        stats=replace(result.stats, servers=()),  # addresses are never written into results
         forwards=recorder.forwards,
         verify_ms=recorder.verify_ms,
         queue_ms=recorder.queue_ms,

@@ -21,6 +21,7 @@ from shared.policy.admission import PoolLoad, retry_ms
 from shared.policy.batching import NodeBudget
 from shared.pool.books import Out, Place, WorkerBooks, keys_of
 from shared.pool.checks import MOST_TOKENS, Checks, Disagreement
+from shared.pool.helping import Helping
 from shared.pool.packing import Packing
 from shared.pool.placement import Placement, Transfer
 from shared.pool.policies import PoolPolicies, PrefillLimits
@@ -33,8 +34,6 @@ __all__ = ["PoolCounts", "PoolScheduler", "Transfer", "one_worker"]
 FATAL_LOSSES = 3
 """Workers that a session may lose in a row, alone in their steps, before it is held to be the reason."""
 SMOOTHING = 0.1
-LEAST_GAP = 1_000_000
-"""ns. Steps of one session begin no closer together, unless its end is due."""
 
 
 @dataclass(slots=True)
@@ -68,6 +67,7 @@ class PoolScheduler:
         self._checks = Checks(self.policies.check_share)
         self._packing = Packing(prefill if prefill is not None else PrefillLimits(), self.policies)
         self._placement = Placement(self._workers, self._places, self.policies)
+        self._helping = Helping(self._workers, self._places, self.policies, self._suspects)
         self._numbers = count(1)
         self._newest = 0
         """The number of the last step that was handed out."""
@@ -222,7 +222,7 @@ class PoolScheduler:
         due = [
             at
             for books in self._idle()
-            if (at := self._packing.ready_at(books, *self._about(books))) is not None
+            if (at := self._packing.ready_at(books, *self._helping.about(books))) is not None
         ]
         due += [
             books.out.overdue_at
@@ -330,67 +330,12 @@ class PoolScheduler:
     # ---- inside ----
 
     def _idle(self) -> Iterator[WorkerBooks]:
-        """Workers that can be given a step: those with sessions of their own first, then who began longest ago."""
+        """Workers that can be given a step, those with sessions of their own first."""
         idle = [books for books in self._workers.values() if books.idle and not books.late]
         if len(idle) > 1:
             homes = {place.home for place in self._places.values()}
             idle.sort(key=lambda books: (books.number not in homes, books.number))
         return iter(idle)
-
-    def _about(self, books: WorkerBooks) -> tuple[list[Place], list[Place], int]:
-        """The sessions of a worker, those that it may help, and how long after one step of theirs the next begins."""
-        suspects = self._suspects
-        own = [
-            place
-            for place in self._places.values()
-            if place.home == books.number and not (suspects and suspects.holds(place.session.key))
-        ]
-        if self.sp_degree == 1 or not books.serves or books.trial is not None:
-            return own, [], 0
-        if len(own) > 1 or (self.policies.helpers is not None and self._helping() >= self.policies.helpers):
-            return own, [], 0
-        helped = [
-            place
-            for place in (own or self._places.values())
-            if self._may_be_helped(place, books) and not (suspects and suspects.holds(place.session.key))
-        ]
-        return own, helped, self._gap()
-
-    def _may_be_helped(self, place: Place, books: WorkerBooks) -> bool:
-        if len(place.outs) >= self.sp_degree or books.number in place.outs:
-            return False
-        home = self._workers.get(place.home) if place.home is not None else None
-        # An end that is due and whose home is idle is the home's business: it is asked in the same round.
-        return (
-            home is None or home is books or not home.idle or home.late or place.session.end_due_at() is None
-        )
-
-    def _helping(self) -> int:
-        return sum(
-            any(
-                (place := self._places.get(key)) is not None and place.home != books.number
-                for key in books.out.owed
-            )
-            for books in self._workers.values()
-            if books.out is not None
-        )
-
-    def _gap(self) -> int:
-        """Steps of one session begin that far apart (ns): DSI's rule for how many servers suffice, read backwards."""
-        known = [books.cost.mean_us for books in self._workers.values() if books.serves and books.steps]
-        step_us = sum(known) / len(known) if known else 0.0
-        return max(LEAST_GAP, round(1000.0 * step_us / self._degree()))
-
-    def _degree(self) -> int:
-        """How many steps of one session can be out at once, as things are: workers with sessions of their own do not
-        help.
-        """
-        if self.sp_degree == 1:
-            return 1
-        homes = {place.home for place in self._places.values()}
-        spare = sum(books.serves and books.number not in homes for books in self._workers.values())
-        most = spare if self.policies.helpers is None else min(spare, self.policies.helpers)
-        return min(self.sp_degree, 1 + most)
 
     def _items(self, books: WorkerBooks, now: int) -> list[StepItem]:
         """What a worker's step that begins now asks for."""
@@ -400,8 +345,8 @@ class PoolScheduler:
             items = self._trial(books, books.trial, now)
             if items:
                 return items
-        own, helped, gap = self._about(books)
-        items = self._packing.pack(books, own, now, self._degree())
+        own, helped, gap = self._helping.about(books)
+        items = self._packing.pack(books, own, now, self._helping.degree())
         if not items and helped:
             items = self._packing.help(books, helped, now, gap)
         if (items or not own) and self._checks and books.serves:
@@ -413,7 +358,7 @@ class PoolScheduler:
 
     def _trial(self, books: WorkerBooks, suspects: frozenset[int], now: int) -> list[StepItem]:
         places = [place for key, place in self._places.items() if key in suspects]
-        items = self._packing.pack(books, places, now, self._degree())
+        items = self._packing.pack(books, places, now, self._helping.degree())
         # Its trial is a step that asks for facts; a worker that lacks their prompts has to be given them first.
         if not any(item.prefill_only for item in items):
             books.trial = None

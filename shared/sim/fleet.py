@@ -192,10 +192,12 @@ class Fleet:
         self.wants_at = wake = self.front.wake_at()
         if wake is not None and wake != self._timer:
             self._timer = wake
-            self._at(wake, self._wake)
+            self._at(wake, lambda: self._wake(wake))
         self.changed = True
 
-    def _wake(self) -> None:
+    def _wake(self, asked_for: int) -> None:
+        if asked_for != self._timer:
+            return  # another time was asked for since
         self._timer = None
         self._perform(self.front.tick(self.setting.clock.now))
 

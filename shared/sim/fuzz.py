@@ -31,6 +31,9 @@ from shared.sim.repeating import RepeatingPair
 from shared.sim.setting import Faults
 from shared.sim.world import Outage, World
 
+HIGH_RATE = 100_000
+"""Messages a second that no edge of these worlds reaches."""
+
 
 @dataclass(frozen=True, slots=True)
 class WorldReport:
@@ -79,7 +82,7 @@ def make_world(seed: int) -> World:
         max_live_nodes=random.choice((4, 16, 512)),
         max_depth=random.choice((3, 256)),
         # The lower rate is one that a drafter in these worlds can exceed and reports of `seen` alone cannot.
-        max_messages_per_second=random.choice((20, 100_000)) if profile.step_ms >= 100.0 else 100_000,
+        max_messages_per_second=random.choice((20, HIGH_RATE)) if profile.step_ms >= 100.0 else HIGH_RATE,
         max_message_bytes=random.choice((64, 1 << 20)),
         run_ahead=random.choice((2, 8, 256)),
     )
@@ -91,6 +94,10 @@ def make_world(seed: int) -> World:
     pair = RepeatingPair(profile, repeating) if repeating else ProfiledPair(profile)
     nodes, share, chunk = random.choice((1, 8, 128)), random.choice((1, 8, 64)), random.choice((2, 7, 256))
     pool = make_plan(seed, profile.step_ms, nodes, share, chunk)
+    if (
+        pool.sp_degree > 1
+    ):  # with several steps at once, what is seen is reported more often than the lower rate
+        limits = replace(limits, max_messages_per_second=100_000)
     info = replace(model_info(profile, limits), takes_attached=True, sp_degree=pool.sp_degree)
     return World(
         pair,
@@ -101,6 +108,7 @@ def make_world(seed: int) -> World:
                 _edge(Keyed(seed, "plan", index), pair, info, seed + index),
                 Keyed(seed, "company", index),
                 pair,
+                limits,
                 several=servers > 1,
             )
             for index in range(random.integer(1, 4))
@@ -124,7 +132,9 @@ def make_world(seed: int) -> World:
             adaptive_patience=speed.choice((True, True, False)),
         ),
         fleet=pool.fleet,
-        near=(lambda index: _near(Keyed(seed, "near", index), pair)) if company.chance(0.15) else None,
+        near=(lambda index: _near(Keyed(seed, "near", index), pair, limits))
+        if company.chance(0.15)
+        else None,
     )
 
 
@@ -147,7 +157,7 @@ def _edge(random: Keyed, pair: ProfiledPair, info: ModelInfo, seed: int) -> Edge
         request,
         _policies(random, speed, mode),
         None if mode == "cloud" else SyntheticDrafter(pair, temper, seed),
-        up=_link(random),
+        up=_up(random, info.limits),
         down=_link(random),
         start_ms=random.uniform(0, 500),
         vanish_ms=random.uniform(0, 1500) if random.chance(0.1) else None,
@@ -165,7 +175,9 @@ def _outages(random: Keyed, servers: int) -> Iterator[Outage]:
             yield Outage(start_ms, random.uniform(1, 2000), index, notice_ms)
 
 
-def _in_company(plan: EdgePlan, random: Keyed, pair: ProfiledPair, *, several: bool) -> EdgePlan:
+def _in_company(
+    plan: EdgePlan, random: Keyed, pair: ProfiledPair, limits: Limits, *, several: bool
+) -> EdgePlan:
     """Other servers to go to, and other devices that help."""
     if several:
         plan.balance = random.choice(tuple(Balance))
@@ -174,23 +186,23 @@ def _in_company(plan: EdgePlan, random: Keyed, pair: ProfiledPair, *, several: b
         random.choice((0, 0, 0, 1, 2)) if plan.policies.expansion is not None else random.choice((0, 0, 1))
     )
     plan.assistants = tuple(
-        _assistant(Keyed(random.integer(0, 1 << 30), "assistant"), pair) for _ in range(count)
+        _assistant(Keyed(random.integer(0, 1 << 30), "assistant"), pair, limits) for _ in range(count)
     )
     return plan
 
 
-def _near(random: Keyed, pair: ProfiledPair) -> AssistPlan:
+def _near(random: Keyed, pair: ProfiledPair, limits: Limits) -> AssistPlan:
     """Beside the server: whatever it drafts is there at once."""
-    return replace(_assistant(random, pair), up=LinkProfile(), down=LinkProfile(), delay_ms=0.0)
+    return replace(_assistant(random, pair, limits), up=LinkProfile(), down=LinkProfile(), delay_ms=0.0)
 
 
-def _assistant(random: Keyed, pair: ProfiledPair) -> AssistPlan:
+def _assistant(random: Keyed, pair: ProfiledPair, limits: Limits) -> AssistPlan:
     temper = random.choice((Temper.GOOD, Temper.GOOD, Temper.RANDOM, Temper.WRONG, Temper.PERFECT))
     key = random.integer(0, 1 << 30)
     return AssistPlan(
         lambda: _policies(Keyed(key, "plan"), Keyed(key, "speed"), "stream"),
         SyntheticDrafter(pair, temper, key),
-        up=_link(random),
+        up=_up(random, limits),
         down=_link(random),
         delay_ms=random.choice((0.0, random.uniform(0, 1000))),
         life_ms=random.uniform(0, 1000) if random.chance(0.2) else None,
@@ -226,6 +238,12 @@ def _policies(random: Keyed, speed: Keyed, mode: str) -> EdgePolicies:
             expansion = MarginalGain(expansion.branches, expansion.width, expansion.max_cost)
         agreement = Calibrated() if speed.chance(0.7) else Claimed()
     return EdgePolicies(window, pacing, expansion, Reconnect(patience=600.0), draft_context, agreement)
+
+
+def _up(random: Keyed, limits: Limits) -> LinkProfile:
+    link = _link(random)
+    # What a lost packet holds up for seconds arrives all at once: more than a low rate has room for.
+    return link if limits.max_messages_per_second >= HIGH_RATE else replace(link, loss=0.0)
 
 
 def _link(random: Keyed) -> LinkProfile:

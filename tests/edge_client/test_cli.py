@@ -247,8 +247,6 @@ def test_what_the_user_can_mend_is_one_line(
         (("--drafter", "none", "--tls-ca", os.devnull), "--tls-ca /dev/null is not a certificate"),
         (("--drafter", "none", "--tls-cert", CERTIFICATE), "--tls-cert without --tls-key"),
         (("--drafter", "none", "--tls-cert", CERTIFICATE, "--tls-key", OTHER_KEY), "is not the key of"),
-        (("--drafter", "none", "--server", "name.invalid:1"), "name.invalid cannot be resolved"),
-        (("--drafter", "none", "--tls", "--server", "name.invalid:1"), "name.invalid cannot be resolved"),
         (
             ("--drafter", "none", "--server", "192.0.2.1:1"),
             "is another machine and the connection is not encrypted",
@@ -260,6 +258,13 @@ async def test_a_wrong_name_is_one_line(cloud: FakeCloud, arguments: tuple[str, 
     assert found in ended.line
     assert ended.code == 2
     assert cloud.received == [], "no stream was opened"
+
+
+@pytest.mark.parametrize("tls", [(), ("--tls",)])
+async def test_a_name_that_nobody_has_is_one_line(tls: tuple[str, ...]) -> None:
+    ended = await run("abc", "--server", "name.invalid:1", "--drafter", "none", *tls)
+    assert "name.invalid cannot be resolved" in ended.line
+    assert ended.code == 2
 
 
 async def test_no_server_fails_fast() -> None:
