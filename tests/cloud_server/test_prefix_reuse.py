@@ -29,7 +29,9 @@ from tests.cloud_server.tiny_target import (
 )
 from tests.shared.pool.bench import session as cloud_session
 
-TOLERANCE = 1e-4
+TOLERANCE = 1e-3
+"""Of a logit. Many random worlds meet more rounding than a pointed one (1.5e-4 was seen); one wrong value among forty
+tokens moves some logit by 0.05 or more."""
 FAMILIES = ("llama", "gpt2")
 
 
