@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from scripts import simulate
+from scripts.simulate import __main__ as simulate
 from shared.session.cloud import CloudSession
+from shared.sim import fuzz as worlds_of
 from shared.sim.fuzz import make_world, run_world
 from shared.sim.world import World
 
@@ -66,7 +67,7 @@ def test_two_runs_that_differ_are_a_failure(capsys, monkeypatch):
         made.append(seed)
         return make_world(seed + len(made) - 1)
 
-    monkeypatch.setattr(simulate.worlds_of, "make_world", make)
+    monkeypatch.setattr(worlds_of, "make_world", make)
     code, out, _ = run(capsys, "fuzz", "--seed", "5")
     assert code == 1
     assert "world 5 failed: two runs of one seed differ at event" in out

@@ -1,0 +1,1 @@
+"""The simulator as a tool: Slipstream's own machines under a virtual clock."""
