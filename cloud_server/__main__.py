@@ -219,6 +219,7 @@ def serve(
         ),
         deadline_s=worker_deadline_s,
         verbose=verbose,
+        sp_degree=sp_degree,
     )
     for warning in check_before_loading(options):
         print(f"cloud-server: {warning}", file=sys.stderr, flush=True)

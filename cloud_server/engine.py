@@ -349,8 +349,9 @@ class Engine:
 
     def _tell_of_disagreements(self) -> None:
         """Facts cannot disagree (law 3): where they do all the same, nobody has to look for it."""
-        found = self._front.pool.disagreements
-        for one in found[self._told :]:
+        pool = self._front.pool
+        told, self._told = self._told, pool.near_ties + pool.incidents
+        for one in pool.disagreements[-(self._told - told) :] if self._told > told else ():
             say = log.info if one.near_tie else log.error
             say(
                 "workers %d and %d state different tokens for position %d of a session, %s (margin %.3g nats)",
@@ -360,7 +361,6 @@ class Engine:
                 "a near tie" if one.near_tie else "which must not be: do they run the same software?",
                 one.margin,
             )
-        self._told = len(found)
 
     def _peopled(self) -> None:
         self._deserted = False

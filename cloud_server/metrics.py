@@ -74,11 +74,11 @@ class Metrics:
             f"{self.transfers} states moved ({self.failed_transfers} failed)",
         ]
         if self.pool is not None:
-            counts, found = self.pool.counts, self.pool.disagreements
-            ties = sum(one.near_tie for one in found)
+            counts = self.pool.counts
             parts.append(f"{counts.hedged} steps hedged, {counts.lost_steps} lost")
             parts.append(
-                f"{self.pool.checked} facts checked, {ties} near ties, {len(found) - ties} disagreements"
+                f"{self.pool.checked} facts checked, {self.pool.near_ties} near ties, "
+                f"{self.pool.incidents} disagreements"
             )
         return "; ".join([*parts, f"streams ended: {endings or 'none'}"])
 

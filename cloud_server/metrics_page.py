@@ -86,13 +86,12 @@ class ServerCollector:
         pool = self._metrics.pool
         if pool is None:
             return
-        ties = sum(one.near_tie for one in list(pool.disagreements))
         yield "hedged_steps", "Steps that took too long and were asked of another worker.", pool.counts.hedged
         yield "lost_steps", "Steps that were out on a worker when it was lost.", pool.counts.lost_steps
         yield "helped_steps", "Steps of a session on another worker than its own.", pool.counts.helped
         yield "checked_facts", "Facts that a second worker established once more.", pool.checked
-        yield "near_ties", "Of these, others within rounding of the first.", ties
-        yield "disagreements", "Of these, others for no such reason.", len(pool.disagreements) - ties
+        yield "near_ties", "Of these, others within rounding of the first.", pool.near_ties
+        yield "disagreements", "Of these, others for no such reason.", pool.incidents
 
     def _endings(self) -> Metric:
         endings = CounterMetricFamily(

@@ -62,6 +62,7 @@ def plan(
     security: ClientSecurity,
     deadline_s: float,
     verbose: bool,
+    sp_degree: int = 1,
 ) -> FleetPlan:
     """What the options of the command line mean together.
 
@@ -85,6 +86,11 @@ def plan(
     if worker_options and not ray:
         raise UserError(
             "--cluster-worker-options without --cluster ray: nobody would start workers with them"
+        )
+    if sp_degree > (most := workers + len(remote) + ray):
+        raise UserError(
+            f"--sp-degree {sp_degree} with {_counted(most)}: steps of a session run at once on different workers only, "
+            f"give as many --workers"
         )
     more = tuple(shlex.split(worker_options))
     if ray and security.insecure_beyond_loopback:
@@ -117,6 +123,10 @@ def make_places(plan: FleetPlan) -> list[Place]:
 
         places += ray_places(plan.ray, plan.spec, secrets, plan.worker_options, plan.deadline_s)
     return places
+
+
+def _counted(workers: int) -> str:
+    return "1 worker" if workers == 1 else f"{workers} workers"
 
 
 def _listed(text: str | None, flag: str) -> tuple[str, ...]:

@@ -15,6 +15,8 @@ MOST_WAITING = 64
 """Checks beyond which the oldest is given up: where no other worker comes to it, none is made up for later."""
 MOST_TOKENS = 2048
 """A longer log is not prefilled once more only to be looked at."""
+MOST_KEPT = 256
+"""Disagreements that are remembered one by one; all are counted."""
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
 
@@ -57,7 +59,11 @@ class Checks:
         self._last_key = 0
         self.made = 0
         """Facts that were compared."""
-        self.found: list[Disagreement] = []
+        self.near_ties = 0
+        self.incidents = 0
+        """Disagreements that rounding does not explain."""
+        self.found: deque[Disagreement] = deque(maxlen=MOST_KEPT)
+        """The latest, oldest first."""
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -95,8 +101,10 @@ class Checks:
             return  # its step was given up on before
         self.made += 1
         if fact.token != check.fact.token:
-            position = check.item.length
-            self.found.append(Disagreement(position, check.fact, fact, check.worker, worker))
+            found = Disagreement(check.item.length, check.fact, fact, check.worker, worker)
+            self.found.append(found)
+            self.near_ties += found.near_tie
+            self.incidents += not found.near_tie
 
     def lost(self, key: int) -> None:
         """The step came to nothing: so does the check."""

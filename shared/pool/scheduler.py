@@ -99,9 +99,19 @@ class PoolScheduler:
         return self._checks.made
 
     @property
-    def disagreements(self) -> list[Disagreement]:
-        """Facts that came out differently when they were checked."""
-        return self._checks.found
+    def disagreements(self) -> tuple[Disagreement, ...]:
+        """The latest facts that came out differently when they were checked, oldest first."""
+        return tuple(self._checks.found)
+
+    @property
+    def near_ties(self) -> int:
+        """Checked facts that came out differently within rounding."""
+        return self._checks.near_ties
+
+    @property
+    def incidents(self) -> int:
+        """Checked facts that came out differently for no such reason."""
+        return self._checks.incidents
 
     @property
     def load(self) -> PoolLoad:

@@ -264,7 +264,7 @@ async def test_honest_workers_agree() -> None:
         await asyncio.gather(*(generate(channel, (1, 2, i), 60) for i in range(2)))
         assert up.metrics.pool is not None
         assert up.metrics.pool.checked > 5
-        assert up.metrics.pool.disagreements == []
+        assert up.metrics.pool.disagreements == ()
 
 
 async def test_a_bug_in_a_place_ends_the_server_loudly() -> None:

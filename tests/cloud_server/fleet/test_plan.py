@@ -58,6 +58,8 @@ def test_defaults(
 @pytest.mark.parametrize(
     ("given", "words"),
     [
+        ({"sp_degree": 2}, "--sp-degree 2 with 1 worker: "),
+        ({"workers": 2, "cluster": "a:1", "sp_degree": 4}, "--sp-degree 4 with 3 workers: "),
         ({"workers": 0}, "--workers 0 without --cluster"),
         ({"devices": "cuda:0,", "workers": 1}, "--devices cuda:0,"),
         ({"devices": "cuda:0,cuda:1", "workers": 1}, "2 devices for 1 workers"),

@@ -407,7 +407,7 @@ def test_a_share_of_the_facts_is_established_twice_on_different_workers():
     bench.join(*ones)
     bench.settle(0)
     assert bench.pool.checked > 50
-    assert bench.pool.disagreements == []
+    assert bench.pool.disagreements == ()
     assert all(one.log.completion == list(TEXT[:70]) for one in ones)
 
 
