@@ -72,9 +72,9 @@ def make_workers(spec: WorkerSpec, count: int = 1) -> list[Worker]:
     """
     if spec.profiled:
         from cloud_server.profiled import ProfiledWorker  # noqa: PLC0415 - needs no torch
-        from shared.profiled import parse_profile  # noqa: PLC0415
+        from shared.acceptance import parse_pair  # noqa: PLC0415
 
-        profile = parse_profile(spec.model)
+        profile = parse_pair(spec.model).profile  # whose drafter's process changes no fact
         return [ProfiledWorker(profile, step_floor_ms=spec.step_floor_ms) for _ in range(count)]
     with interrupts.Silent():
         import torch  # noqa: PLC0415 - seconds to import; wrong arguments are told before

@@ -126,11 +126,12 @@ def generate(
         Pace, typer.Option(help="Drafts are sent in time for the next verify step, or after every forward.")
     ] = Pace.COALESCED,
     sizing: Annotated[
-        Sizing,
+        Sizing | None,
         typer.Option(
-            help="Tokens in flight: by the measured round trip, the server's advice, --window, or DSD's rule."
+            help="Tokens in flight, or in a block: as measured, the server's advice, --window, DSD's rule, or learned. "
+            "[measured; sync: --lookahead]"
         ),
-    ] = Sizing.MEASURED,
+    ] = None,
     belief: Annotated[
         Belief,
         typer.Option(help="The drafter's estimates are calibrated as its drafts are judged, or believed."),

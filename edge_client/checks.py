@@ -14,9 +14,9 @@ from edge_client.result import GenerationFailedError
 from edge_client.security import ClientSecurity
 from edge_client.sources import drafter_path, is_profiled
 from edge_client.transport import CallFailedError, Transport
+from shared.acceptance import parse_pair
 from shared.errors import ContractViolation, Status, UserError
 from shared.messages import PROTOCOL_VERSION, ModelInfo
-from shared.profiled import parse_profile
 
 MOST_PINGS: Final = 4
 LEAST_DIAGNOSIS_S: Final = 1.0
@@ -41,7 +41,7 @@ def check_files(options: ClientOptions, *, drafter_given: bool) -> None:
         UserError: the drafter or the tokenizer is not there, or a profile is none.
     """
     if is_profiled(options.drafter):
-        parse_profile(options.drafter)
+        parse_pair(options.drafter)
     path = drafter_path(options.drafter)
     if path is not None and not drafter_given and not path.exists():
         raise UserError(f"drafter {path} does not exist: give a folder with drafter.json, or an ONNX model")

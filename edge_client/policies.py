@@ -9,9 +9,17 @@ from typing import Final
 
 from shared.policy.agreement import Agreement, Calibrated, Claimed
 from shared.policy.expansion import BestFirst, Expansion, MarginalGain, chain
-from shared.policy.pacing import AtOnce, Block, Coalescing, Pacing, Streaming
+from shared.policy.learned_window import Drafting, LearnedWindow, Watch, shipped
+from shared.policy.pacing import AtOnce, Block, Blocks, Coalescing, Pacing, Streaming
 from shared.policy.reconnect import Reconnect
-from shared.policy.window import AdvisedWindow, EmaWindow, FixedWindow, MeasuredWindow, Window
+from shared.policy.window import (
+    AdvisedWindow,
+    EmaWindow,
+    FixedWindow,
+    MeasuredBlock,
+    MeasuredWindow,
+    Window,
+)
 from shared.session.edge import EdgePolicies
 
 DEFAULT_PATIENCE_MS: Final = 2_000.0
@@ -69,6 +77,8 @@ class Sizing(Enum):
     """`window`."""
     EMA = "ema"
     """DSD's rule: grows and shrinks with the acceptance, from 2 to 12."""
+    LEARNED = "learned"
+    """What a small network that was trained in the simulator makes of queue, acceptance, round trip and TPOT."""
 
 
 class Belief(Enum):
@@ -99,7 +109,9 @@ class DraftOptions:
     """Tree: nats below the end of the log beyond which a node is worth nothing."""
     spread: Spread = Spread.MARGINAL
     pace: Pace = Pace.COALESCED
-    sizing: Sizing = Sizing.MEASURED
+    sizing: Sizing | None = None
+    """None: measured. In sync mode it is the length of the blocks: `lookahead` if none is given, or if it is fixed or
+    advised."""
     belief: Belief = Belief.CALIBRATED
     patience_ms: float | None = None
     """How long the cloud is to wait for a draft before it decodes alone. None: as long as it finds worth while, at most
@@ -150,11 +162,11 @@ def policies_for(
         return EdgePolicies(FixedWindow(1), Streaming(), None, reconnect, draft_context)
     most = WINDOWS[shape] if options.window is None else options.window
     if options.mode is Mode.SYNC:
-        block = min(options.lookahead, most)
-        return EdgePolicies(FixedWindow(block), Block(block), chain(), reconnect, draft_context)
+        window, pacing = _blocks(options, most)
+        return EdgePolicies(window, pacing, chain(), reconnect, draft_context)
     beat = Coalescing()  # the edge's knowledge of the server's steps, whether or not it sends to their beat
     return EdgePolicies(
-        _WINDOWS[options.sizing](most, beat),
+        _WINDOWS[options.sizing or Sizing.MEASURED](most, beat, shape),
         _PACINGS[options.pace](beat),
         chain() if shape is Shape.CHAIN else _EXPANSIONS[options.spread](options),
         reconnect,
@@ -171,13 +183,32 @@ _PACINGS: Final[dict[Pace, Callable[[Coalescing], Pacing]]] = {
     Pace.COALESCED: lambda beat: beat,
     Pace.AT_ONCE: AtOnce,
 }
-_WINDOWS: Final[dict[Sizing, Callable[[int, Coalescing], Window]]] = {
-    Sizing.MEASURED: lambda most, beat: MeasuredWindow(most, beat.steps_in_flight),
-    Sizing.ADVISED: lambda most, _: AdvisedWindow(most),
-    Sizing.FIXED: lambda most, _: FixedWindow(most),
-    Sizing.EMA: lambda _, __: EmaWindow(),
+_WINDOWS: Final[dict[Sizing, Callable[[int, Coalescing, Shape], Window]]] = {
+    Sizing.MEASURED: lambda most, beat, _: MeasuredWindow(most, beat.steps_in_flight),
+    Sizing.ADVISED: lambda most, _, __: AdvisedWindow(most),
+    Sizing.FIXED: lambda most, _, __: FixedWindow(most),
+    Sizing.EMA: lambda _, __, ___: EmaWindow(),
+    Sizing.LEARNED: lambda most, beat, shape: LearnedWindow(shipped(_DRAFTINGS[shape]), most, Watch(beat)),
 }
+_DRAFTINGS: Final[dict[Shape, Drafting]] = {Shape.TREE: Drafting.TREE, Shape.CHAIN: Drafting.CHAIN}
 _AGREEMENTS: Final[dict[Belief, Callable[[], Agreement]]] = {
     Belief.CALIBRATED: Calibrated,
     Belief.CLAIMED: Claimed,
 }
+
+
+def _blocks(options: DraftOptions, most: int) -> tuple[Window, Pacing]:
+    """How long the blocks of synchronous speculation are."""
+    beat = Coalescing()
+    window: Window
+    match options.sizing:
+        case Sizing.EMA:
+            window = EmaWindow(most=min(EmaWindow().most, most))
+        case Sizing.LEARNED:
+            window = LearnedWindow(shipped(Drafting.BLOCK), most, Watch(beat))
+        case Sizing.MEASURED:
+            window = MeasuredBlock(most, beat)
+        case _:
+            block = min(options.lookahead, most)
+            return FixedWindow(block), Block(block)
+    return window, Blocks(beat, window)

@@ -11,7 +11,7 @@ from typing import Final
 
 from edge_client.drafter.interface import Candidate
 from edge_client.text import StopMatch, StopStrings
-from shared.profiled import PrefixStates, Profile, ProfiledPair
+from shared.profiled import PrefixStates, ProfiledPair
 from shared.sampling import SamplingParams
 
 REMEMBERED_LOGS: Final = 8
@@ -24,12 +24,12 @@ class ProfiledDrafter:
     supports_trees = True
     tokenizer_fingerprint = ""
 
-    def __init__(self, profile: Profile, sleep: Callable[[float], None]) -> None:
+    def __init__(self, pair: ProfiledPair, sleep: Callable[[float], None]) -> None:
         """`sleep` passes seconds in the thread that calls `forward`."""
-        self.vocabulary_size = profile.vocabulary_size
-        self.context_length = profile.context_length
-        self._profile = profile
-        self._pair = ProfiledPair(profile)
+        self.vocabulary_size = pair.profile.vocabulary_size
+        self.context_length = pair.profile.context_length
+        self._profile = pair.profile
+        self._pair = pair
         self._sleep = sleep
         self._prefixes: dict[int, tuple[Sequence[int], PrefixStates]] = {}
 

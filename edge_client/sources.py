@@ -9,9 +9,9 @@ from typing import Final
 from edge_client.drafter.interface import Drafter
 from edge_client.drafter.load import load_drafter
 from edge_client.profiled import ProfiledDrafter
+from shared.acceptance import parse_pair
 from shared.errors import UserError
 from shared.messages import ModelInfo
-from shared.profiled import parse_profile
 
 NO_DRAFTER: Final = "none"
 PROFILED: Final = "profiled"
@@ -37,10 +37,10 @@ def open_drafter(source: str, provider: str, threads: int, sleep: Callable[[floa
     """The drafter that `source` names: a path, a name, `profiled:...` or `none`. To be called in the model's thread.
 
     Raises:
-        UserError: see `load_drafter` and `parse_profile`.
+        UserError: see `load_drafter` and `parse_pair`.
     """
     if is_profiled(source):
-        return ProfiledDrafter(parse_profile(source), sleep)
+        return ProfiledDrafter(parse_pair(source), sleep)
     path = drafter_path(source)
     return None if path is None else load_drafter(str(path), provider, threads)
 

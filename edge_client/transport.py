@@ -205,7 +205,9 @@ class Stream:
     async def _read(self) -> None:
         wait: int | None = None
         try:
-            while isinstance(body := await self._call.read(), pb.CloudMessage):
+            while (body := await self._call.read()) is not grpc.aio.EOF:
+                if not isinstance(body, pb.CloudMessage):  # gRPC hands out nothing where bytes are no message
+                    raise ContractViolation(Status.INVALID_ARGUMENT, "bytes that are no CloudMessage")
                 self._traffic.down += body.ByteSize()
                 self._post(Received(self.number, wire.cloud_message_from_wire(body)))
             status, detail = _status(await self._call.code()), await self._call.details() or ""
