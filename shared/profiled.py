@@ -12,8 +12,10 @@ it: candidates come likeliest first, and a drafter of acceptance 0 is always wro
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from shared.errors import UserError
@@ -118,19 +120,29 @@ class ProfiledPair:
 
     def candidates(self, state: int, width: int) -> list[Candidate]:
         """The drafter's first `width` candidates, likeliest first."""
-        draw = unit(state, 2)
+        reach, costs = _ladder(self.confidence(state), width)
         target = self.target(state)
         size = self.profile.vocabulary_size
         stride = 1 + mix(state ^ 0x33) % (size // 64)
-        found: list[Candidate] = []
-        probability, below = self.confidence(state), 0.0
-        for rank in range(width):
-            right = below <= draw < below + probability
-            token = target if right else (target + (rank + 1) * stride) % size
-            found.append(Candidate(token, -math.log(max(probability, 1e-9))))
-            below += probability
-            probability = min((1.0 - below) / 2, probability)
+        found = [Candidate((target + step * stride) % size, cost) for step, cost in enumerate(costs, 1)]
+        right = bisect_right(reach, unit(state, 2))
+        if right < width:
+            found[right] = Candidate(target, costs[right])
         return found
+
+
+@lru_cache(maxsize=4096)
+def _ladder(confidence: float, width: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """By rank: the chance that the right token is there or before, and the cost (nats) of the candidate there."""
+    reach: list[float] = []
+    costs: list[float] = []
+    probability, below = confidence, 0.0
+    for _ in range(width):
+        below += probability
+        reach.append(below)
+        costs.append(-math.log(max(probability, 1e-9)))
+        probability = min((1.0 - below) / 2, probability)
+    return tuple(reach), tuple(costs)
 
 
 class PrefixStates:

@@ -40,7 +40,7 @@ class ProfiledFacts:
 
     def load(self, step: Step) -> StepLoad:
         """What `establish` would have to forward for the step; changes nothing."""
-        rows = [self._rows(item, self._of(item)) for item in step.items]
+        rows = [self._rows(item, held, *self._states(item, held)) for item, held in self._asked(step)]
         lengths = [item.length for item in step.items]
         return StepLoad(sum(rows), len(rows), sum(lengths) / len(lengths) if lengths else 0.0)
 
@@ -68,17 +68,23 @@ class ProfiledFacts:
         """Drop what is held of every session."""
         self._held.clear()
 
+    def _asked(self, step: Step) -> list[tuple[StepItem, _Held]]:
+        return [(item, self._of(item)) for item in step.items]
+
     def _of(self, item: StepItem) -> _Held:
         return self._held.get(item.session) or _Held(PrefixStates(self._pair))
 
     def _item(self, item: StepItem) -> ItemOutcome:
         held = self._held[item.session] = self._of(item)
         end, states = self._states(item, held)
-        facts = [] if item.end_key is None else [(item.end_key, Fact(self._pair.target(end)))]
-        for node, state in zip(item.nodes, states, strict=True):
-            if node.wanted:
-                facts.append((node.key, Fact(self._pair.target(state))))
-        computed = self._rows(item, held)
+        target = self._pair.target
+        facts = [] if item.end_key is None else [(item.end_key, Fact(target(end)))]
+        facts += [
+            (node.key, Fact(target(state)))
+            for node, state in zip(item.nodes, states, strict=True)
+            if node.wanted
+        ]
+        computed = self._rows(item, held, end, states)
         self._hold(item, held, states)
         self.stated += len(facts)
         return ItemOutcome(item.session, tuple(facts), item.length, computed)
@@ -91,10 +97,9 @@ class ProfiledFacts:
             states.append(self._pair.follow(end if node.parent < 0 else states[node.parent], node.token))
         return end, states
 
-    def _rows(self, item: StepItem, held: _Held) -> int:
+    def _rows(self, item: StepItem, held: _Held, end: int, states: list[int]) -> int:
         """Tokens to forward: those of the trunk and nodes that are not held, and all whose fact is wanted."""
         ends = {held.prefix.at(item.log, length) for length in range(held.length + 1, item.length + 1)}
-        end, states = self._states(item, held)
         named = ends.union(states)
         wanted = {state for node, state in zip(item.nodes, states, strict=True) if node.wanted}
         if item.end_key is not None:

@@ -8,6 +8,7 @@ of its claims came true: every committed token judges all children of the node t
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -16,6 +17,7 @@ EDGES: Final = (0.02, 0.05, 0.1, 0.2, 0.35, 0.6, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0)
 """Claims are classed by their cost in nats."""
 SUREST: Final = 0.999
 """No claim is believed beyond this."""
+_LEAST_COST: Final = -math.log(SUREST)
 
 
 class Agreement(Protocol):
@@ -52,21 +54,23 @@ class Calibrated:
     """Weight of a verdict, one verdict of its class later."""
     _claimed: list[float] = field(default_factory=lambda: [0.0] * (len(EDGES) + 1))
     _true: list[float] = field(default_factory=lambda: [0.0] * (len(EDGES) + 1))
+    _costs: dict[float, float] = field(default_factory=dict)
+    """By claim, since the last verdict: the candidates of many places claim the same."""
 
     def cost(self, claim: float) -> float:
         """See `Agreement.cost`."""
-        index = _class(claim)
-        worth = self.prior * math.exp(-claim)
-        ratio = (self._true[index] + worth) / (self._claimed[index] + worth)
-        return max(-math.log(SUREST), claim - math.log(ratio))
+        known = self._costs.get(claim)
+        if known is None:
+            index = bisect_left(EDGES, claim)
+            worth = self.prior * math.exp(-claim)
+            ratio = (self._true[index] + worth) / (self._claimed[index] + worth)
+            known = self._costs[claim] = max(_LEAST_COST, claim - math.log(ratio))
+        return known
 
     def judged(self, claims: Iterable[tuple[float, bool]]) -> None:
         """See `Agreement.judged`."""
+        self._costs.clear()
         for claim, true in claims:
-            index = _class(claim)
+            index = bisect_left(EDGES, claim)
             self._claimed[index] = self.memory * self._claimed[index] + math.exp(-claim)
             self._true[index] = self.memory * self._true[index] + true
-
-
-def _class(claim: float) -> int:
-    return sum(claim > edge for edge in EDGES)

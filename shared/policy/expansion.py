@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from shared.session.brood import Brood
 from shared.session.tree import Node
 
 _SWEEP = 64
 """Entries up to which a frontier is not worth sweeping."""
+_Entry = tuple[float, int, int, Node, Brood | None]
+"""Path cost and key of a node, -1, and the node; or of a child in a brood, its rank there, its parent and the brood.
+The entry is dead when the node in it is."""
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A child that the drafter proposes."""
 
     token: int
@@ -24,40 +27,75 @@ class Candidate:
 
 
 class Frontier:
-    """Live nodes that no forward has gone to yet, likeliest first.
+    """Live nodes that no forward has gone to yet, likeliest first, whether they are nodes already or still in a brood.
 
-    Dead ones fall out when they are met, and all at once before they are more than half: memory follows the live tree.
+    Of each brood the likeliest that is left stands for all of it. Dead ones fall out when they are met, and all at once
+    before they are more than half: memory follows the live tree.
     """
 
-    def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Node]] = []
+    def __init__(self, leave_out: Container[int] = ()) -> None:
+        """`leave_out`: tokens of broods that are passed over."""
+        self._leave_out = leave_out
+        self._heap: list[_Entry] = []
         self._sweep_at = _SWEEP
 
     def __bool__(self) -> bool:
-        self._tidy()
-        return bool(self._heap)
+        return self.first() is not None
 
     def push(self, node: Node) -> None:
         """Add a node."""
-        heapq.heappush(self._heap, (node.path_cost, node.key, node))
-        if len(self._heap) > self._sweep_at:
-            self._heap = [entry for entry in self._heap if entry[2].alive]
-            heapq.heapify(self._heap)
-            self._sweep_at = 2 * len(self._heap) + _SWEEP
+        heapq.heappush(self._heap, (node.path_cost, node.key, -1, node, None))
+        self._sweep()
 
-    def peek(self) -> Node:
-        """The likeliest node."""
-        self._tidy()
-        return self._heap[0][2]
+    def push_brood(self, brood: Brood) -> None:
+        """Add all children of a node."""
+        entry = self._next(brood, 0)
+        if entry is not None:
+            heapq.heappush(self._heap, entry)
+            self._sweep()
+
+    def first(self) -> Node | None:
+        """The likeliest node; None: there is none."""
+        heap = self._heap
+        while heap:
+            _, _, rank, node, brood = heap[0]
+            if node.alive:
+                return node if brood is None else brood.node(rank)
+            heapq.heappop(heap)
+        return None
 
     def pop(self) -> Node:
-        """Take the likeliest node."""
-        self._tidy()
-        return heapq.heappop(self._heap)[2]
+        """Take the likeliest node.
 
-    def _tidy(self) -> None:
-        while self._heap and not self._heap[0][2].alive:
+        Raises:
+            IndexError: there is none.
+        """
+        found = self.first()
+        if found is None:
+            raise IndexError("an empty frontier has no likeliest node")
+        _, _, rank, _, brood = self._heap[0]
+        follower = None if brood is None else self._next(brood, rank + 1)
+        if follower is None:
             heapq.heappop(self._heap)
+        else:
+            heapq.heapreplace(self._heap, follower)
+        return found
+
+    def _next(self, brood: Brood, rank: int) -> _Entry | None:
+        """What stands for a brood of which so many have been taken; None: there are no more."""
+        ranked = brood.ranked
+        while rank < len(ranked):
+            path_cost, key, token, _ = ranked[rank]
+            if token not in self._leave_out:
+                return path_cost, key, rank, brood.parent, brood
+            rank += 1
+        return None
+
+    def _sweep(self) -> None:
+        if len(self._heap) > self._sweep_at:
+            self._heap = [entry for entry in self._heap if entry[3].alive]
+            heapq.heapify(self._heap)
+            self._sweep_at = 2 * len(self._heap) + _SWEEP
 
 
 class Expansion(Protocol):
@@ -93,7 +131,7 @@ class BestFirst:
     def choose(self, frontier: Frontier, within: Callable[[Node], bool]) -> list[Node]:
         """See `Expansion.choose`."""
         chosen: list[Node] = []
-        while len(chosen) < self.branches and frontier and within(frontier.peek()):
+        while len(chosen) < self.branches and (node := frontier.first()) is not None and within(node):
             chosen.append(frontier.pop())
         return chosen
 
@@ -160,10 +198,9 @@ class MarginalGain:
         start, each = self.cost.line()
         chosen: list[Node] = []
         gain = 0.0
-        while len(chosen) < self.branches and frontier and within(frontier.peek()):
+        while len(chosen) < self.branches and (node := frontier.first()) is not None and within(node):
             # Relative to the likeliest: where the tree began does not matter.
-            first = chosen[0] if chosen else frontier.peek()
-            chance = math.exp(first.path_cost - frontier.peek().path_cost)
+            chance = math.exp((chosen[0] if chosen else node).path_cost - node.path_cost)
             if chosen and chance * (start + each * len(chosen)) < gain * each:
                 break
             gain += chance

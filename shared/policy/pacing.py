@@ -8,6 +8,7 @@ from typing import Final, Protocol
 
 from shared.messages import Commit
 from shared.policy.uplink_share import UplinkShare
+from shared.policy.window import Window
 
 UNBOUNDED: Final = 1 << 30
 """Nodes: as many as the contract allows in a message."""
@@ -180,6 +181,21 @@ class Coalescing:
         """Verify steps in a round trip; 0: nothing was measured."""
         return self._air / self._gap if self._gap else 0.0
 
+    @property
+    def round_trip_ms(self) -> float:
+        """See `shared.policy.window.Beat`."""
+        return self._air / MS
+
+    @property
+    def gap_ms(self) -> float:
+        """See `shared.policy.window.Beat`."""
+        return self._gap / MS
+
+    @property
+    def forward_ms(self) -> float:
+        """See `shared.policy.window.Beat`."""
+        return self._forward / MS
+
     def steps_in_air(self, now: int) -> float:
         """Verify steps from the commit that was seen last to the arrival of what is sent now."""
         if self._last_commit is None or not self._gap:
@@ -242,18 +258,10 @@ class Coalescing:
 
 
 @dataclass(frozen=True, slots=True)
-class AtOnce:
-    """Every forward's nodes go out at once, as with `Streaming`, while the server's beat is still measured."""
+class Listening:
+    """What a pacing that does not send to the server's beat has to say of it: it is measured all the same."""
 
     beat: Coalescing
-
-    def may_draft(self, in_flight: int, pending: int) -> bool:
-        """See `Pacing.may_draft`."""
-        return True
-
-    def may_send(self, in_flight: int, pending: int, *, exhausted: bool, now: int) -> bool:
-        """See `Pacing.may_send`."""
-        return pending > 0
 
     def room(self, now: int) -> int:
         """See `Pacing.room`."""
@@ -282,3 +290,34 @@ class AtOnce:
     def committed(self, commit: Commit, now: int) -> None:
         """See `Pacing.committed`."""
         self.beat.committed(commit, now)
+
+
+@dataclass(frozen=True, slots=True)
+class AtOnce(Listening):
+    """Every forward's nodes go out at once, as with `Streaming`, while the server's beat is still measured."""
+
+    def may_draft(self, in_flight: int, pending: int) -> bool:
+        """See `Pacing.may_draft`."""
+        return True
+
+    def may_send(self, in_flight: int, pending: int, *, exhausted: bool, now: int) -> bool:
+        """See `Pacing.may_send`."""
+        return pending > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks(Listening):
+    """Stop and wait as with `Block`, in blocks that are as long as a window says when they begin.
+
+    A window's size changes with commits alone, and none comes between the first token of a block and its verdict.
+    """
+
+    window: Window
+
+    def may_draft(self, in_flight: int, pending: int) -> bool:
+        """See `Pacing.may_draft`."""
+        return in_flight == 0 and pending < self.window.size()
+
+    def may_send(self, in_flight: int, pending: int, *, exhausted: bool, now: int) -> bool:
+        """See `Pacing.may_send`."""
+        return in_flight == 0 and pending > 0 and (pending >= self.window.size() or exhausted)

@@ -97,7 +97,7 @@ class WorkerBooks:
             self.budget.measured(computed, duration_us)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Place:
     """One session: where it is served."""
 
@@ -105,7 +105,7 @@ class Place:
     joined: int
     """In the order in which sessions came (a count)."""
     home: int | None = None
-    """Its worker; None: there is none that serves."""
+    """Its worker; None: there is none that serves. Changed by `Places.give` alone."""
     moving: int | None = None
     """The worker to which its KV is on its way."""
     outs: set[int] = field(default_factory=set)

@@ -6,10 +6,11 @@ speculation costs another a token.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from shared.pool.books import Place, WorkerBooks
+from shared.pool.places import Places
 from shared.pool.policies import PoolPolicies
 from shared.pool.suspects import Suspects
 
@@ -22,21 +23,19 @@ class Helping:
     """Only reads the pool's books."""
 
     workers: Mapping[int, WorkerBooks]
-    places: Mapping[int, Place]
+    places: Places
     policies: PoolPolicies
     suspects: Suspects
 
-    def about(self, books: WorkerBooks) -> tuple[list[Place], list[Place], int]:
+    def about(self, books: WorkerBooks) -> tuple[Sequence[Place], Sequence[Place], int]:
         """The sessions of a worker, those that it may help, and how long (ns) after one step of theirs the next begins.
 
         Suspects are among neither.
         """
         suspects, most = self.suspects, self.policies.helpers
-        own = [
-            place
-            for place in self.places.values()
-            if place.home == books.number and not (suspects and suspects.holds(place.session.key))
-        ]
+        own = self.places.of(books.number)
+        if suspects:
+            own = [place for place in own if not suspects.holds(place.session.key)]
         if self.policies.sp_degree == 1 or not books.serves or books.trial is not None:
             return own, [], 0
         if len(own) > 1 or (most is not None and self._busy() >= most):
@@ -46,13 +45,13 @@ class Helping:
             for place in (own or self.places.values())
             if self._may_be_helped(place, books) and not (suspects and suspects.holds(place.session.key))
         ]
-        return own, helped, self._gap()
+        return own, helped, self._gap() if helped else 0
 
     def degree(self) -> int:
         """How many steps of one session can be out at once, as things are."""
         if self.policies.sp_degree == 1:
             return 1
-        homes = {place.home for place in self.places.values()}
+        homes = self.places.homes
         spare = sum(books.serves and books.number not in homes for books in self.workers.values())
         most = spare if self.policies.helpers is None else min(spare, self.policies.helpers)
         return min(self.policies.sp_degree, 1 + most)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from shared.policy.batching import Due, Expected, Pending
@@ -22,7 +22,9 @@ class Packing:
 
     # ---- a worker's own sessions ----
 
-    def pack(self, books: WorkerBooks, own: Sequence[Place], now: int, degree: int) -> list[StepItem]:
+    def pack(
+        self, books: WorkerBooks, own: Sequence[Place], now: int, degree: Callable[[], int]
+    ) -> list[StepItem]:
         """The items of a step for the sessions of a worker; none: nothing is due.
 
         `degree`: how many steps of one session may be out at once, as many workers as there are to spare.
@@ -30,7 +32,9 @@ class Packing:
         served, room = self._served(books, own)
         items = self._prefills(books, served)
         due = self._due(books, served, now, {item.session for item in items})
-        advice = books.budget.advice(max(1, len(own))) * degree
+        if not due:
+            return items
+        advice = books.budget.advice(max(1, len(own))) * degree()
         for session, nodes in zip(due, self._nodes(books, due, room), strict=True):
             session.advise(advice)
             items.append(session.take(nodes, now=now))
@@ -41,7 +45,8 @@ class Packing:
     ) -> int | None:
         """When `pack` or `help` first has something to do, as things are; None: when something happens."""
         times = [at for session in self._served(books, own)[0] if (at := session.end_due_at()) is not None]
-        times += [at for place in helped if (at := self._helpful_at(books, place, gap)) is not None]
+        if helped:
+            times += [at for place in helped if (at := self._helpful_at(books, place, gap)) is not None]
         return min(times, default=None)
 
     def _served(self, books: WorkerBooks, own: Sequence[Place]) -> tuple[list[CloudSession], int]:
@@ -83,9 +88,10 @@ class Packing:
         due: dict[int, tuple[CloudSession, Due]] = {}
         begins = bool(prefilling)
         for session in served:
-            at, wanted = session.end_due_at(), session.end_wanted_at()
-            if at is None or wanted is None or session.key in prefilling:
+            at = session.end_due_at()
+            if at is None or session.key in prefilling:
                 continue
+            wanted = session.end_wanted_at(at)
             if books.holds(session, self.prefill.chunk):
                 begins |= at <= now
                 due[session.key] = session, Due(wanted, session.key, len(session.log))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from shared.policy.routing import WorkerLoad
 from shared.pool.books import Place, WorkerBooks
+from shared.pool.places import Places
 from shared.pool.policies import PoolPolicies
 from shared.pool.prefixes import BLOCK, PrefixDirectory
 from shared.step import StepItem
@@ -31,9 +32,7 @@ class Transfer:
 class Placement:
     """Reads and writes the pool's books; the scheduler tells it what happens."""
 
-    def __init__(
-        self, workers: Mapping[int, WorkerBooks], places: Mapping[int, Place], policies: PoolPolicies
-    ) -> None:
+    def __init__(self, workers: Mapping[int, WorkerBooks], places: Places, policies: PoolPolicies) -> None:
         self._workers = workers
         self._places = places
         self._routing = policies.routing()
@@ -52,7 +51,7 @@ class Placement:
         target = self._choose(place) or next(
             (books for books in self._workers.values() if not books.late), None
         )
-        place.home = target.number if target is not None else None
+        self._places.give(place, target.number if target is not None else None)
 
     def cached(self, books: WorkerBooks, place: Place, asked: StepItem, length: int) -> None:
         """A worker holds that much of a session's log now."""
@@ -105,7 +104,7 @@ class Placement:
                 target = self._workers.get(place.moving) if place.moving is not None else None
                 place.moving = None
                 if target is not None and target.serves:
-                    place.home = target.number  # it was going there anyway
+                    self._places.give(place, target.number)  # it was going there anyway
                 else:
                     self.place(place)
 
@@ -154,7 +153,7 @@ class Placement:
         if place is not None and place.moving == target:
             place.moving = None
             if books is not None and books.serves:
-                place.home = target
+                self._places.give(place, target)
             else:
                 self._move_on()
 
@@ -185,7 +184,8 @@ class Placement:
             place.moving = target.number
             self._waiting.append(Transfer(key, source.number, target.number, held))
         else:
-            place.home, place.moving = target.number, None
+            place.moving = None
+            self._places.give(place, target.number)
 
     def _choose(self, place: Place) -> WorkerBooks | None:
         serving = [books for books in self._workers.values() if books.serves]

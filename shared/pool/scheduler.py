@@ -13,7 +13,7 @@ chunks beside other sessions' nodes, so that nobody waits for them. Pure: time i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 
@@ -24,6 +24,7 @@ from shared.pool.checks import MOST_TOKENS, Checks, Disagreement
 from shared.pool.helping import Helping
 from shared.pool.packing import Packing
 from shared.pool.placement import Placement, Transfer
+from shared.pool.places import Places
 from shared.pool.policies import PoolPolicies, PrefillLimits
 from shared.pool.suspects import Suspects
 from shared.session.cloud import CloudEffect, CloudSession
@@ -62,12 +63,16 @@ class PoolScheduler:
         self.counts = PoolCounts()
         self._make_budget = make_budget
         self._workers: dict[int, WorkerBooks] = {}
-        self._places: dict[int, Place] = {}
+        self._places = Places()
         self._suspects = Suspects()
         self._checks = Checks(self.policies.check_share)
         self._packing = Packing(prefill if prefill is not None else PrefillLimits(), self.policies)
         self._placement = Placement(self._workers, self._places, self.policies)
         self._helping = Helping(self._workers, self._places, self.policies, self._suspects)
+        self._free: set[int] = set()
+        """Workers with no step out."""
+        self._timed: set[int] = set()
+        """Workers whose step is given up on one day."""
         self._numbers = count(1)
         self._newest = 0
         """The number of the last step that was handed out."""
@@ -140,9 +145,7 @@ class PoolScheduler:
     def worker_idle(self, worker: int) -> bool:
         """Whether a draining worker has nothing left to do: it may be stopped."""
         books = self._workers[worker]
-        return (
-            books.draining and books.idle and not any(place.home == worker for place in self._places.values())
-        )
+        return books.draining and books.idle and worker not in self._places.homes
 
     # ---- workers come and go ----
 
@@ -155,6 +158,7 @@ class PoolScheduler:
         if worker in self._workers:
             raise ValueError(f"worker {worker} is here already")
         self._workers[worker] = WorkerBooks(worker, kv_tokens, self._make_budget(), step_us)
+        self._free.add(worker)
         self._placement.joined(worker)
 
     def worker_draining(self, worker: int) -> None:
@@ -172,6 +176,8 @@ class PoolScheduler:
         books = self._workers.pop(worker, None)
         if books is None:
             return None
+        self._free.discard(worker)
+        self._timed.discard(worker)
         culprit = self._lost(books) if books.out is not None else None
         if books.trial is not None:
             self._suspects.put_back(books.trial)
@@ -200,12 +206,13 @@ class PoolScheduler:
 
     def join(self, session: CloudSession) -> None:
         """Serve a session from the next step on."""
-        place = self._places[session.key] = Place(session, next(self._arrivals))
+        place = Place(session, next(self._arrivals))
+        self._places.enter(place)
         self._placement.place(place)
 
     def leave(self, key: int) -> None:
         """Stop serving a session; its KV is released with the next step of whoever holds any."""
-        place = self._places.pop(key, None)
+        place = self._places.remove(key)
         if place is None:
             return
         if place.first_begun is not None:
@@ -231,13 +238,13 @@ class PoolScheduler:
         """When something becomes due, if nothing happens before; None: nothing to wait for."""
         due = [
             at
-            for books in self._idle()
+            for books in self._askable()
             if (at := self._packing.ready_at(books, *self._helping.about(books))) is not None
         ]
         due += [
-            books.out.overdue_at
-            for books in self._workers.values()
-            if books.out is not None and books.out.overdue_at is not None and self._replaceable(books)
+            at
+            for number in self._timed
+            if (at := self._overdue_at(number)) is not None and self._replaceable(self._workers[number])
         ]
         return min(due, default=None)
 
@@ -247,8 +254,9 @@ class PoolScheduler:
         The step is out until `complete`, `failed`, `broken` or `worker_left`.
         """
         self._now = now
-        self._give_up_on_overdue(now)
-        for books in self._idle():
+        if self._timed:
+            self._give_up_on_overdue(now)
+        for books in self._askable():
             items = self._items(books, now)
             if items or books.released:
                 return self._begin(books, items, now)
@@ -265,7 +273,7 @@ class PoolScheduler:
         prefills_only = all(item.session >= 0 for item in out.step.items)
         if prefills_only:  # a check may have prefilled anything
             books.measured(out.step, sum(item.computed for item in outcome.items), outcome.duration_us)
-        late, books.late, books.out = books.late, False, None
+        late = self._freed(books)
         if books.together is not None:  # it went well: a little more, until everybody is in again
             books.together = books.together + 1 if books.together < len(self._places) else None
         effects: list[CloudEffect] = []
@@ -299,7 +307,7 @@ class PoolScheduler:
         books, out = self._out_of(worker)
         left = [item.session for item in out.step.items if item.session in self._places]
         self._take_back(books)
-        late, books.late, books.out = books.late, False, None
+        late = self._freed(books)
         checks = [item.session for item in out.step.items if item.session < 0]
         books.released = [*out.step.released, *books.released, *checks]
         # Whatever the worker held, it may hold no more; and what it does hold is still to be released one day.
@@ -339,13 +347,26 @@ class PoolScheduler:
 
     # ---- inside ----
 
-    def _idle(self) -> Iterator[WorkerBooks]:
-        """Workers that can be given a step, those with sessions of their own first."""
-        idle = [books for books in self._workers.values() if books.idle and not books.late]
-        if len(idle) > 1:
-            homes = {place.home for place in self._places.values()}
-            idle.sort(key=lambda books: (books.number not in homes, books.number))
-        return iter(idle)
+    def _askable(self) -> list[WorkerBooks]:
+        """Workers that can be given a step and may have something to do, those with sessions of their own first."""
+        own = self._places.homes & self._free
+        others = self._free - own
+        if others and not (self.policies.sp_degree > 1 or self._suspects or self._checks):
+            # Nobody is to help, to be tried or to check: they have at most something to let go of.
+            known = self._workers
+            others = {one for one in others if known[one].released or known[one].trial is not None}
+        return [self._workers[number] for number in (*sorted(own), *sorted(others))]
+
+    def _freed(self, books: WorkerBooks) -> bool:
+        """A worker's step is out no more. Returns whether it had been given up on."""
+        late, books.late, books.out = books.late, False, None
+        self._free.add(books.number)
+        self._timed.discard(books.number)
+        return late
+
+    def _overdue_at(self, worker: int) -> int | None:
+        out = self._workers[worker].out
+        return None if out is None else out.overdue_at
 
     def _items(self, books: WorkerBooks, now: int) -> list[StepItem]:
         """What a worker's step that begins now asks for."""
@@ -356,7 +377,7 @@ class PoolScheduler:
             if items:
                 return items
         own, helped, gap = self._helping.about(books)
-        items = self._packing.pack(books, own, now, self._helping.degree())
+        items = self._packing.pack(books, own, now, self._helping.degree)
         if not items and helped:
             items = self._packing.help(books, helped, now, gap)
         if (items or not own) and self._checks and books.serves:
@@ -368,7 +389,7 @@ class PoolScheduler:
 
     def _trial(self, books: WorkerBooks, suspects: frozenset[int], now: int) -> list[StepItem]:
         places = [place for key, place in self._places.items() if key in suspects]
-        items = self._packing.pack(books, places, now, self._helping.degree())
+        items = self._packing.pack(books, places, now, self._helping.degree)
         # Its trial is a step that asks for facts; a worker that lacks their prompts has to be given them first.
         if not any(item.prefill_only for item in items):
             books.trial = None
@@ -395,6 +416,9 @@ class PoolScheduler:
                 helps |= place.home != books.number
         self.counts.helped += helps
         after = self.policies.hedging.overdue_after(books.expected_us(prefills)) if owed else None
+        self._free.discard(books.number)
+        if after is not None:
+            self._timed.add(books.number)
         books.out = Out(step, now, None if after is None else now + after, owed, prefills)
         return step
 

@@ -16,6 +16,7 @@ Laws kept here:
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 
 from shared.errors import ContractViolation, Status
 from shared.messages import Close, Draft, Finish, FinishReason, ModelInfo, Open
@@ -224,14 +225,13 @@ class CloudSession:
             return None
         return self._patience.due_at(self._missing_since, self._bare_since)
 
-    def end_wanted_at(self) -> int | None:
-        """From when on a step that begins anyway is to take the end along; None: see `end_due_at`.
+    def end_wanted_at(self, due: int) -> int:
+        """From when on a step that begins anyway is to take the end along that is `due` by itself.
 
         A wait of the cloud's own choice is for this session's speed, and a step that it would miss is slower than any.
         One that the edge asked for is waited out.
         """
-        due = self.end_due_at()
-        return due if due is None or not self._patience.adaptive else self._missing_since
+        return self._missing_since if self._patience.adaptive else due
 
     @property
     def end_in_flight(self) -> bool:
@@ -239,9 +239,9 @@ class CloudSession:
         return self.tree.root.key in self._in_flight
 
     @property
-    def in_flight(self) -> frozenset[int]:
-        """Keys of the nodes whose facts are asked for, for tests and metrics."""
-        return frozenset(self._in_flight)
+    def in_flight(self) -> AbstractSet[int]:
+        """Keys of the nodes whose facts are asked for, for tests and metrics: a view, not a copy."""
+        return self._in_flight
 
     @property
     def honesty(self) -> float:

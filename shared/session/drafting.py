@@ -6,12 +6,13 @@ not sent on this stream. Law 5 makes this simple: what has died meanwhile falls 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from shared.messages import Limits
 from shared.policy.agreement import Agreement
 from shared.policy.expansion import Candidate, Expansion, Frontier
 from shared.policy.pacing import Pacing
+from shared.session.brood import Brood
 from shared.session.log import TokenLog
 from shared.session.tree import DraftTree, Node
 from shared.session.uplink import Uplink
@@ -36,62 +37,78 @@ class Drafting:
         self._pacing = pacing
         self._agreement = agreement
         self._context = draft_context
-        self._frontier = Frontier()
+        self._frontier = Frontier(leave_out=log.stop_tokens)  # nothing follows a stop token
         self._frontier.push(tree.root)
         self._pending = Frontier()
-        self._claims: dict[int, float] = {}  # node key -> the drafter's own cost of it
+        self._broods: dict[int, Brood] = {}
+        """By the key of their parent, a live node or the end."""
+        self._forwarded: set[int] = set()
+        """Keys of live nodes that are in a forward, or were."""
 
     # ---- the tree grows and is pruned ----
 
     def adopt(self, node: Node, candidates: Sequence[Candidate]) -> int:
-        """Hang a forward's candidates below a live node; returns how many are new."""
-        added = 0
+        """A forward's candidates hang below a live node, each when its turn comes; returns how many they are."""
+        claims: dict[int, float] = {}
         for candidate in candidates[: self._expansion.width if self._expansion is not None else 0]:
-            if candidate.token in node.children:
-                continue  # a drafter may repeat itself; the node is in both frontiers already
-            child = self._tree.add(node, candidate.token, self._agreement.cost(candidate.cost))
-            self._claims[child.key] = candidate.cost
-            added += 1
-            self._pending.push(child)
-            if candidate.token not in self._log.stop_tokens:  # nothing follows a stop token
-                self._frontier.push(child)
-        return added
+            claims.setdefault(candidate.token, candidate.cost)  # a drafter may repeat itself
+        brood = self._broods[node.key] = Brood(self._tree, node, claims, self._agreement.cost)
+        self._pending.push_brood(brood)
+        self._frontier.push_brood(brood)
+        return brood.left
 
     def judge(self, token: int) -> None:
         """The target draws this token next: what the drafter said of it and of the others is now known."""
-        children = self._tree.root.children.values()
-        self._agreement.judged((self._claims[child.key], child.token == token) for child in children)
+        brood = self._broods.get(self._tree.root.key)
+        if brood is None:
+            return
+        self._agreement.judged((claim, one == token) for one, claim in brood.claims.items())
+        brood.make(token)
+
+    def moved(self, before: int) -> None:
+        """The end is another one than that with the key `before`."""
+        self._drop(before)
+        # Perhaps no draft foresaw it, or it was of use as an ancestor only.
+        if self._tree.root.key not in self._forwarded:
+            self._frontier.push(self._tree.root)
 
     def forget(self, nodes: Iterable[Node]) -> None:
-        """These nodes are dead or part of the log now."""
+        """These nodes are dead."""
         for node in nodes:
-            self._claims.pop(node.key, None)
+            self._drop(node.key)
 
-    def bare(self) -> None:
-        """The end is one that no draft foresaw: it has been in no forward."""
-        self._frontier.push(self._tree.root)
+    def clear(self) -> None:
+        """Nothing is drafted any more: the tree was cleared."""
+        self._drop(self._tree.root.key)
+
+    def _drop(self, key: int) -> None:
+        self._forwarded.discard(key)
+        brood = self._broods.pop(key, None)
+        if brood is not None:
+            self._tree.release(brood.left)
 
     def reopened(self) -> None:
         """A new stream: nothing has been sent on it."""
         self._pending = Frontier()
-        for node in self._tree.nodes():
-            self._pending.push(node)
+        for brood in self._broods.values():
+            self._pending.push_brood(brood)
 
     # ---- what goes out ----
 
     def may_expand(self, limits: Limits) -> bool:
         """Whether any node is worth a forward."""
-        return (
-            self._expansion is not None
-            and bool(self._frontier)
-            and self._within(self._frontier.peek(), limits)
-        )
+        if self._expansion is None:
+            return False
+        node = self._frontier.first()
+        return node is not None and self._within(self._expansion, limits)(node)
 
     def next_forward(self, limits: Limits) -> list[Node]:
         """The nodes of the next forward, none if nothing is worth one."""
         if self._expansion is None:
             return []
-        return self._expansion.choose(self._frontier, lambda node: self._within(node, limits))
+        nodes = self._expansion.choose(self._frontier, self._within(self._expansion, limits))
+        self._forwarded.update([node.key for node in nodes])
+        return nodes
 
     def path(self, node: Node) -> tuple[int, ...]:
         """The tokens from the end of the log down to a live node; empty for the end itself."""
@@ -105,23 +122,24 @@ class Drafting:
 
     def next_message(self, uplink: Uplink, room: int, limits: Limits, now: int) -> list[Node]:
         """The likeliest nodes that can still matter when they arrive, and the ancestors that they hang from."""
+        if self._expansion is None:
+            return []
         room = min(room, limits.max_nodes_per_message, self._pacing.room(now))
         past = len(self._log) - 1 + self._pacing.steps_ahead(now)
+        worthwhile = _reach(self._tree.root, self._expansion.max_cost, limits.max_depth + 1)
         nodes: dict[int, Node] = {}
-        while self._pending and self._worthwhile(self._pending.peek(), limits):
-            node = self._pending.peek()
-            path: list[Node] = []
+        while (node := self._pending.first()) is not None and worthwhile(node):
             # A node that the log will have passed is of use as an ancestor only: it goes with its first descendant.
             if node.position > past:
                 path = self._unsent(node, nodes, uplink)
                 if len(nodes) + len(path) > room:
-                    if (
-                        not nodes and room > 0
-                    ):  # a path longer than a message begins in this one, from the top
+                    if not nodes and room > 0:
+                        # A path longer than a message begins in this one, from the top.
                         nodes = {one.key: one for one in path[-room:]}
                     break
+                for one in path:
+                    nodes[one.key] = one
             self._pending.pop()
-            nodes.update((one.key, one) for one in path)
         return list(nodes.values())
 
     def _unsent(self, node: Node, chosen: dict[int, Node], uplink: Uplink) -> list[Node]:
@@ -133,19 +151,14 @@ class Drafting:
             node = node.parent
         return path
 
-    def _worthwhile(self, node: Node, limits: Limits) -> bool:
+    def _within(self, expansion: Expansion, limits: Limits) -> Callable[[Node], bool]:
+        """Whether a forward on a node can lead to a commit."""
         root = self._tree.root
-        return (
-            self._expansion is not None
-            and node.path_cost - root.path_cost <= self._expansion.max_cost
-            and node.position - root.position <= limits.max_depth
-        )
+        deepest = min(self._log.limit - 1, self._context, root.position + limits.max_depth)
+        return _reach(root, expansion.max_cost, deepest - root.position)
 
-    def _within(self, node: Node, limits: Limits) -> bool:
-        """Whether a forward on the node can lead to a commit."""
-        return (
-            self._worthwhile(node, limits)
-            and node.position + 1 < self._log.limit
-            and node.position + 1 <= self._context
-            and node.position - self._tree.root.position < limits.max_depth
-        )
+
+def _reach(root: Node, max_cost: float, depth: int) -> Callable[[Node], bool]:
+    """Whether a node is no less likely than that, and fewer than so many tokens below the end."""
+    cost, position = root.path_cost, root.position + depth
+    return lambda node: node.path_cost - cost <= max_cost and node.position < position

@@ -121,9 +121,14 @@ class EdgeSession:
         return min(self._policies.window.size(), self._limits.max_live_nodes)
 
     @property
+    def live(self) -> int:
+        """Live drafts: nodes, and candidates whose turn to become one has not come."""
+        return self.tree.live + self.tree.reserved
+
+    @property
     def pending(self) -> int:
-        """Live nodes that were not sent yet."""
-        return self.tree.live - self._uplink.in_flight
+        """Live drafts that were not sent yet."""
+        return self.live - self._uplink.in_flight
 
     # ---- facts from the transport ----
 
@@ -181,6 +186,9 @@ class EdgeSession:
         """One message of the cloud; one of an earlier stream is late and dropped."""
         if self.over or not self._streams.counts(stream, message):
             return []
+        if self._closing is None and not self._streams.in_order(message):
+            what = type(message).__name__
+            return self._fail(Status.INTERNAL, f"the server sent {what} out of its order: report a bug")
         if isinstance(message, Opened):
             self._streams.was_opened()
             self._limits, self._opened, self._opened_by = message.limits, message, self._servers[stream]
@@ -234,7 +242,7 @@ class EdgeSession:
         if position is not None and not self.log.prompt_length <= position <= len(self.log):
             raise ValueError(f"position {position} is outside {self.log.prompt_length}..{len(self.log)}")
         self._closing = len(self.log) if position is None else position
-        self._forget(self.tree.clear())
+        self._clear()
         if not self._streams.connected:
             return self._done(FinishReason.CLOSED, self._closing)
         self._streams.moving = False
@@ -305,12 +313,12 @@ class EdgeSession:
                     Status.INTERNAL, "the server committed beyond the end of the log: report a bug"
                 )
             self._drafting.judge(token)
+            before = self.tree.root.key
             self._forget(self.tree.learn(self.tree.root, Fact(token)))
             done = settle(self.log, self.tree)
             self._forget(done.killed)
-            self._forget(done.promoted)
-            if not done.promoted:
-                self._drafting.bare()
+            self._uplink.forget(done.promoted)
+            self._drafting.moved(before)
         effects: list[EdgeEffect] = [Emit(commit.position, commit.tokens)]
         return effects + self._pump(now)
 
@@ -372,10 +380,10 @@ class EdgeSession:
         expansion = self._policies.expansion
         if expansion is None or not self._policies.pacing.may_draft(self.in_flight, self.pending):
             return None
-        if (self.in_flight if self._streams.connected else self.tree.live) >= self.capacity:
+        if (self.in_flight if self._streams.connected else self.live) >= self.capacity:
             return None
         # A window's nodes with all their children are no more than this: the rest waits for the message rate.
-        if self.tree.live >= self.capacity * (1 + expansion.width):
+        if self.live >= self.capacity * (1 + expansion.width):
             return None
         nodes = self._drafting.next_forward(self._limits)
         if not nodes:
@@ -391,12 +399,16 @@ class EdgeSession:
             width=expansion.width,
         )
 
+    def _clear(self) -> None:
+        self._forget(self.tree.clear())
+        self._drafting.clear()
+
     def _done(self, reason: FinishReason, length: int) -> list[EdgeEffect]:
         self.over = True
-        self._forget(self.tree.clear())
+        self._clear()
         return [Done(reason, length - self.log.prompt_length)]
 
     def _fail(self, status: Status, message: str) -> list[EdgeEffect]:
         self.over = True
-        self._forget(self.tree.clear())
+        self._clear()
         return [Failed(status, message)]

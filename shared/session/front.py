@@ -207,12 +207,15 @@ class CloudFront:
         )
 
     def drain(self) -> list[CloudEffect]:
-        """Take no new streams and ask the present ones to move on; they are served until they end."""
+        """Take no new streams and ask the present ones to move on; those with a session are served until they end."""
         if self._draining:
             return []
         self._draining = True
-        effects: list[CloudEffect] = [Send(stream, Drain()) for stream in self._streams]
-        return effects + self._ended(_ends(self._watchers, Status.UNAVAILABLE, "this server is draining"))
+        # Nothing comes before Opened, so a stream that has no session yet cannot be told to move on.
+        waiting = [stream for stream, known in self._streams.items() if known.session is None]
+        effects = _ends([*waiting, *self._watchers], Status.UNAVAILABLE, "this server is draining")
+        served = [stream for stream in self._streams if stream not in waiting]
+        return [*(Send(stream, Drain()) for stream in served), *self._ended(effects)]
 
     # ---- the workers' side ----
 

@@ -42,6 +42,8 @@ class HeldSessions:
     def __init__(self, grace_s: float) -> None:
         self._grace_ns = round(grace_s * NANOSECONDS)
         self._by_id: dict[str, Held] = {}
+        self._alone: dict[str, Held] = {}
+        """Those that have been without their owner: few, so that nothing has to be searched for."""
 
     def __iter__(self) -> Iterator[Held]:
         return iter(self._by_id.values())
@@ -53,6 +55,7 @@ class HeldSessions:
     def release(self, held: Held) -> None:
         """It is over."""
         self._by_id.pop(held.ticket.session_id, None)
+        self._alone.pop(held.ticket.session_id, None)
 
     def find(self, session_id: str, secret: str) -> Held | None:
         """The session of that name, if the secret is its own."""
@@ -65,14 +68,17 @@ class HeldSessions:
         return next((held for held in self if held.session.key == key), None)
 
     def without_owner(self, held: Held, now: int) -> None:
-        """Its owner's stream is gone: the grace begins."""
-        if held.ends_at is None:
+        """Its owner's stream is gone: the grace begins, unless the session went with it."""
+        if held.ends_at is None and held.ticket.session_id in self._by_id:
             held.ends_at = now + self._grace_ns
+            self._alone[held.ticket.session_id] = held
 
     def ending(self, now: int) -> list[Held]:
         """Those whose grace is over."""
+        if not self._alone:
+            return []
         return [held for held in self if held.ends_at is not None and held.ends_at <= now]
 
     def wake_at(self) -> int | None:
         """When the next grace is over; None: no session is without its owner."""
-        return min((held.ends_at for held in self if held.ends_at is not None), default=None)
+        return min((at for held in self._alone.values() if (at := held.ends_at) is not None), default=None)

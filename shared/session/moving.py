@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from shared.errors import Status
-from shared.messages import CloudMessage, Limits
+from shared.messages import CloudMessage, Commit, Finish, Limits, Opened
 from shared.policy.reconnect import Reconnect
 from shared.session.edge_effects import Connect
 from shared.session.uplink import Uplink
@@ -36,6 +36,8 @@ class Leaving:
     stream: int
     uplink: Uplink
     limits: Limits
+    opened: bool
+    """Whether the session had been opened on it."""
     held: list[CloudMessage] = field(default_factory=list)
     """What it said since. Bounded: the cloud runs so far ahead of what was seen here and no further."""
 
@@ -119,7 +121,7 @@ class Streams:
         if stream != self._asked or not (self.moving or stream == self.current):
             return False
         if self.moving:
-            self.leaving, self.moving = Leaving(self.current, uplink, limits), False
+            self.leaving, self.moving = Leaving(self.current, uplink, limits, self.opened), False
         self.current, self.connected, self.opened = stream, True, False
         return True
 
@@ -128,6 +130,10 @@ class Streams:
         if self.leaving is not None and stream == self.leaving.stream:
             self.leaving.held.append(message)
         return stream == self.current
+
+    def in_order(self, message: CloudMessage) -> bool:
+        """Whether the stream that counts may be told this now: `Opened` once, before any token and before the end."""
+        return not isinstance(message, Opened | Commit | Finish) or isinstance(message, Opened) != self.opened
 
     def was_opened(self) -> None:
         """The session is open on the one that counts."""
@@ -169,7 +175,7 @@ class Streams:
         """The one that was being left counts again."""
         old, self.leaving = self.leaving, None
         if old is not None:
-            self.current, self.opened = old.stream, True
+            self.current, self.opened = old.stream, old.opened
         return old
 
     def _begin(self) -> None:

@@ -57,7 +57,7 @@ def check_same(version: int, model: str, tokenizer: str, info: ModelInfo, who: s
         ("model", model, info.model_fingerprint),
         ("tokenizer", tokenizer, info.tokenizer_fingerprint),
     ):
-        if asked and own and asked != own:
+        if asked and asked != own:
             raise ContractViolation(
                 Status.FAILED_PRECONDITION,
                 f"{who} needs {name} {asked[:16]}, this server holds {own[:16]}: connect to a server with the "

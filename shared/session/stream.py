@@ -26,11 +26,25 @@ class _Alias:
     position: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _New:
-    """A node that this message will create: index into the plan."""
+    """A node that this message will create."""
 
-    index: int
+    parent: Node | _New
+    token: int
+    cost: float
+    position: int
+    made: Node | None = None
+
+    def make(self, tree: DraftTree) -> Node:
+        """The node, once its parent is there."""
+        parent = self.parent
+        if isinstance(parent, _New):
+            if parent.made is None:
+                raise ValueError("a node was planned before its parent")
+            parent = parent.made
+        self.made = tree.add(parent, self.token, self.cost)
+        return self.made
 
 
 class _Dead:
@@ -100,20 +114,22 @@ class DraftStream:
         self._allowance.take(now)
         self.seen = draft.seen
         self._last_id += len(draft.tokens)
-        created = made = plan.carry_out()
-        for identity, (place, cost) in enumerate(zip(places, draft.costs, strict=True), draft.first_node):
+        created = [new.make(tree) for new in plan.new]
+        for identity, place in enumerate(places, draft.first_node):
             if isinstance(place, _Alias):
                 self._aliases[identity] = place.position
-            elif isinstance(place, Node | _New):
-                node = made[place.index] if isinstance(place, _New) else place
-                if not node.drafted:
-                    tree.adopt(node, cost / COST_UNITS_PER_NAT)
-                    created = [*created, node]
-                self._nodes[identity] = node
-                self._ids.setdefault(node.key, []).append(identity)
+                continue
+            node = place.made if isinstance(place, _New) else place
+            if not isinstance(node, Node):
+                continue
+            if not node.drafted:
+                tree.adopt(node, draft.costs[identity - draft.first_node] / COST_UNITS_PER_NAT)
+                created.append(node)
+            self._nodes[identity] = node
+            self._ids.setdefault(node.key, []).append(identity)
         if draft.tokens:
             self._advance_root(draft.root_position)
-        return Applied(len(places), sum(place is _DEAD for place in places), tuple(created))
+        return Applied(len(places), places.count(_DEAD), tuple(created))
 
     def promoted(self, nodes: Iterable[Node]) -> None:
         """These nodes are part of the log now: their ids become aliases of their positions."""
@@ -155,12 +171,13 @@ class DraftStream:
             raise _invalid(
                 f"first_node {draft.first_node}, expected {self._last_id + 1}: ids are dense per stream from 1"
             )
-        for token in draft.tokens:
+        if count == 0:
+            return
+        for token in (min(draft.tokens), max(draft.tokens)):
             if not 0 <= token < self._vocabulary_size:
                 raise _invalid(f"token {token} is outside the vocabulary of {self._vocabulary_size}")
-        for cost in draft.costs:
-            if cost < 0:
-                raise _invalid(f"cost {cost} is negative: costs are in 1/16 nat from 0")
+        if min(draft.costs) < 0:
+            raise _invalid(f"cost {min(draft.costs)} is negative: costs are in 1/16 nat from 0")
 
     def _check_positions(self, draft: Draft) -> None:
         if draft.tokens and draft.root_position < self.root_position:
@@ -180,6 +197,7 @@ class DraftStream:
 
     def _resolve(self, draft: Draft, plan: _Plan) -> list[_Place]:
         places: list[_Place] = []
+        end = _Alias(draft.root_position - 1)
         for index, (token, offset, cost) in enumerate(
             zip(draft.tokens, draft.parent_offsets, draft.costs, strict=True)
         ):
@@ -190,7 +208,7 @@ class DraftStream:
                 )
             parent: _Place
             if offset == 0:
-                parent = _Alias(draft.root_position - 1)
+                parent = end
             elif offset <= index:
                 parent = places[index - offset]
             else:
@@ -206,10 +224,13 @@ class DraftStream:
     def _check_room(self, draft: Draft, plan: _Plan, places: list[_Place], log: TokenLog) -> None:
         # Ids are counted, not nodes: one guess sent a thousand times is one node and a thousand ids to remember. An
         # edge holds each of these ids in flight itself, since its log ends at the draft's root position.
-        old = sum(position >= draft.root_position for position in self._aliases.values())
-        new = sum(_remembered(place, draft.root_position) for place in places)
+        if not places:
+            return
+        root = draft.root_position
+        old = sum([position >= root for position in self._aliases.values()])
+        new = sum([_remembered(place, root) for place in places])
         live = len(self._nodes) + old + new
-        if draft.tokens and live > self._limits.max_live_nodes:
+        if live > self._limits.max_live_nodes:
             raise ContractViolation(
                 Status.RESOURCE_EXHAUSTED,
                 f"{live} live nodes, at most {self._limits.max_live_nodes}: keep fewer nodes in flight",
@@ -228,21 +249,13 @@ class DraftStream:
                 del self._aliases[identity]
 
 
-@dataclass(frozen=True, slots=True)
-class _Planned:
-    parent: Node | _New
-    token: int
-    cost: float
-    position: int
-
-
 class _Plan:
     """Where a message's nodes belong, worked out without touching the tree."""
 
     def __init__(self, log: TokenLog, tree: DraftTree) -> None:
         self._log = log
         self._tree = tree
-        self.new: list[_Planned] = []
+        self.new: list[_New] = []
         self._index: dict[tuple[Node | _New, int], _New] = {}
 
     def child(self, parent: _Place, token: int, cost: float) -> _Place:
@@ -260,23 +273,14 @@ class _Plan:
                 return known
             if parent.fact is not None and parent.fact.token != token:
                 return _DEAD
-            position = parent.position + 1
-        else:
-            position = self.new[parent.index].position + 1
+        position = parent.position + 1
         if position >= log.limit:
             return _DEAD  # no log can grow to hold it
         planned = self._index.get((parent, token))
         if planned is None:
-            planned = self._index[parent, token] = _New(len(self.new))
-            self.new.append(_Planned(parent, token, cost, position))
+            planned = self._index[parent, token] = _New(parent, token, cost, position)
+            self.new.append(planned)
         return planned
-
-    def carry_out(self) -> list[Node]:
-        made: list[Node] = []
-        for new in self.new:
-            parent = made[new.parent.index] if isinstance(new.parent, _New) else new.parent
-            made.append(self._tree.add(parent, new.token, new.cost))
-        return made
 
 
 def _remembered(place: _Place, root_position: int) -> bool:

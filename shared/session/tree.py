@@ -65,25 +65,39 @@ class Node:
 class DraftTree:
     """The live nodes below the end of a log."""
 
-    __slots__ = ("_next_key", "live", "looked_up", "root")
+    __slots__ = ("_next_key", "live", "looked_up", "reserved", "root")
 
     def __init__(self, log: TokenLog) -> None:
         self._next_key = 0
-        self.root = self._make(log.tokens[-1], None, len(log) - 1, 0.0)
+        self.root = Node(self._take_key(), log.tokens[-1], None, len(log) - 1, 0.0, drafted=True)
         self.live = 0
         """Number of live nodes, the end not counted."""
         self.looked_up = 0
         """How many of them no edge has proposed."""
+        self.reserved = 0
+        """Children of live nodes that may still be added with keys of their own."""
 
-    def _make(
-        self, token: int, parent: Node | None, position: int, cost: float, *, drafted: bool = True
-    ) -> Node:
-        node = Node(self._next_key, token, parent, position, cost, drafted=drafted)
+    def _take_key(self) -> int:
         self._next_key += 1
-        return node
+        return self._next_key - 1
 
-    def add(self, parent: Node, token: int, cost: float, *, drafted: bool = True) -> Node:
-        """Hang a guess below a live node; the same guess twice is one node."""
+    def reserve(self, parent: Node, count: int) -> int:
+        """The first of so many keys, for children of a live node that are added later."""
+        if not parent.alive:
+            raise ValueError(f"{parent} is dead; nothing can hang from it")
+        first = self._next_key
+        self._next_key += count
+        self.reserved += count
+        return first
+
+    def release(self, count: int) -> None:
+        """So many of the reserved keys will not be used."""
+        self.reserved -= count
+
+    def add(
+        self, parent: Node, token: int, cost: float, *, drafted: bool = True, key: int | None = None
+    ) -> Node:
+        """Hang a guess below a live node; the same guess twice is one node. `key`: see `reserve`."""
         if not parent.alive:
             raise ValueError(f"{parent} is dead; nothing can hang from it")
         if parent.fact is not None and parent.fact.token != token:
@@ -91,7 +105,11 @@ class DraftTree:
         known = parent.children.get(token)
         if known is not None:
             return known
-        node = parent.children[token] = self._make(token, parent, parent.position + 1, cost, drafted=drafted)
+        if key is None:
+            key = self._take_key()
+        else:
+            self.reserved -= 1
+        node = parent.children[token] = Node(key, token, parent, parent.position + 1, cost, drafted=drafted)
         self.live += 1
         self.looked_up += not drafted
         return node
@@ -128,7 +146,7 @@ class DraftTree:
         old.children = {}
         old.alive = False
         if heir is None:
-            self.root = self._make(token, None, old.position + 1, 0.0)
+            self.root = Node(self._take_key(), token, None, old.position + 1, 0.0, drafted=True)
         else:
             heir.parent = None  # the path behind the end belongs to the log now
             self.live -= 1

@@ -61,6 +61,9 @@ class Device:
         self.vanished = False
         self.bytes_up = 0
         self.bytes_down = 0
+        """Of streams that were left."""
+        self.drafting_ns = 0
+        """Time that its drafter's forwards took, the one that is out included."""
 
     # ---- life ----
 
@@ -88,14 +91,21 @@ class Device:
             self._heard(way.server, message)
         self._perform(self._session.receive(stream, message, now))
 
-    def lost(self, number: int, status: Status, detail: str) -> None:
-        """The transport says that a stream is gone."""
+    @property
+    def traffic(self) -> tuple[int, int]:
+        """Bytes up and down so far."""
+        links = [way.link for way in self._ways.values()]
+        up = self.bytes_up + sum(link.bytes_up for link in links)
+        return up, self.bytes_down + sum(link.bytes_down for link in links)
+
+    def lost(self, number: int, status: Status, detail: str, retry_ms: int | None = None) -> None:
+        """The transport says that a stream is gone; `retry_ms`: its server is full, and said when to come again."""
         if self.vanished:
             return
         stream, now = number - self._base, self._setting.clock.now
         way = self._ways.get(stream)
         if way is not None:
-            self._route.ended(way.server, status, now, opened=way.opened)
+            self._route.ended(way.server, status, now, opened=way.opened, retry_ms=retry_ms)
             self._leave(stream)
         retry_at = self._route.retry_at(now, {one.server for one in self._ways.values()})
         self._perform(self._session.lost(stream, status, detail, now, retry_at))
@@ -176,6 +186,7 @@ class Device:
         duration = drafter.profile.forward_ms(len(forward.paths))
         if self._random.chance(self._setting.faults.silence):
             duration += self._setting.faults.silence_ms
+        self.drafting_ns += round(duration * MILLISECOND)
         self._setting.clock.after(
             round(duration * MILLISECOND),
             lambda: (

@@ -47,6 +47,8 @@ class EdgePlan:
     """Every step with this session in it breaks the worker."""
     balance: Balance = Balance.FIRST
     """How it chooses among servers."""
+    key: bytes | None = None
+    """What decides where it goes, see `Servers.choose`; None: its index."""
     assistants: tuple[AssistPlan, ...] = ()
 
 
@@ -68,7 +70,7 @@ class Edge(Device):
             setting,
             self.session,
             plan.drafter,
-            Route(servers, plan.balance, index.to_bytes(4)),
+            Route(servers, plan.balance, index.to_bytes(4) if plan.key is None else plan.key),
             plan.up,
             plan.down,
             base=(index + 1) * STREAMS_PER_EDGE,
@@ -144,13 +146,18 @@ class Edge(Device):
             raise LawBroken(
                 f"{self.describe()}: wrote {written[:20]}..., the target alone writes {plain[:20]}..."
             )
-        if self.session.tree.live or self.session.in_flight:
-            raise LawBroken(f"{self.describe()}: {self.session.tree.live} nodes left at the edge")
+        if self.session.live or self.session.in_flight:
+            raise LawBroken(f"{self.describe()}: {self.session.live} nodes left at the edge")
 
     def _check_figures(self, *, whole: bool) -> None:
-        if self.plan.drafter is not None:
-            return
         counts = self.session.counts
+        if self.plan.drafter is not None:
+            wrong = counts.judged - counts.accepted
+            if self.plan.drafter.perfect and (wrong or counts.stale):
+                raise LawBroken(
+                    f"{self.describe()}: each draft was right, {wrong} were rejected and {counts.stale} stale"
+                )
+            return
         if counts.judged:
             raise LawBroken(f"{self.describe()}: never drafted, and {counts.judged} drafts were judged")
         if counts.self_decoded > counts.steps or (whole and counts.self_decoded < counts.steps):
@@ -174,8 +181,8 @@ class Edge(Device):
         width = expansion.width if expansion is not None else 0
         bound = (self.widest + MOST_BRANCHES) * (1 + width)
         self.widest = max(self.widest, self.session.capacity)
-        if self.session.tree.live > bound:
-            raise LawBroken(f"{self.session.tree.live} nodes at the edge, the window bounds them to {bound}")
+        if self.session.live > bound:
+            raise LawBroken(f"{self.session.live} nodes at the edge, the window bounds them to {bound}")
 
     def _emit(self, emit: Emit) -> None:
         self.emitted.append((self._setting.clock.now, len(emit.tokens)))

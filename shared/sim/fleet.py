@@ -25,6 +25,31 @@ from shared.step import Step
 Perform = Callable[[list[CloudEffect]], None]
 
 
+@dataclass(slots=True)
+class Usage:
+    """What a worker has done so far, for figures."""
+
+    number: int
+    kind: str
+    joined: int
+    left: int | None = None
+    """None: it is still there, as far as the server knows."""
+    busy: int = 0
+    """ns with a step out, without the one that is out now."""
+    out_since: int | None = None
+    """None: no step is out."""
+    steps: int = 0
+    """That came back and had asked for something."""
+    nodes: int = 0
+    """Tokens that those forwarded."""
+    facts: int = 0
+
+    def ends(self, now: int) -> None:
+        """No step is out any more."""
+        if self.out_since is not None:
+            self.busy, self.out_since = self.busy + now - self.out_since, None
+
+
 @dataclass(slots=True, eq=False)
 class SimWorker:
     """One worker, as its driver sees it."""
@@ -33,6 +58,7 @@ class SimWorker:
     plan: WorkerPlan
     model: SyntheticWorker
     random: Keyed
+    usage: Usage
     step: Step | None = None
     """What it was asked for and has not answered."""
     thaws_at: int | None = None
@@ -65,6 +91,8 @@ class Fleet:
         self._numbers = numbers
         self._poisonous = poisonous
         self._coming = 0
+        self.stated: dict[int, set[int]] = {}
+        """Keys of the facts that the server was told, by session; kept where every step is checked."""
         self.moving: list[Transfer] = []
         """Transfers on their way."""
         self._timer: int | None = None
@@ -81,6 +109,8 @@ class Fleet:
         """Begun so far that asked for something."""
         self.losses = 0
         """Workers that have died so far."""
+        self.usages: list[Usage] = []
+        """Of every worker that ever joined."""
         self._past_facts = 0
 
     # ---- coming and going ----
@@ -94,11 +124,17 @@ class Fleet:
         """The server is gone: nothing that is under way comes back."""
         self._over = True
         self._past_facts = self.facts
+        for worker in self.workers.values():
+            self._gone(worker)
         self.workers.clear()
 
     def adopt(self, number: int, plan: WorkerPlan, random: Keyed) -> None:
         """A worker that the pool has known from the beginning."""
-        self.workers[number] = SimWorker(number, plan, SyntheticWorker(self._pair), random)
+        usage = Usage(number, plan.kind, self.setting.clock.now)
+        self.usages.append(usage)
+        self.workers[number] = SimWorker(
+            number, plan, SyntheticWorker(self._pair, plan.profile), random, usage
+        )
 
     @property
     def facts(self) -> int:
@@ -112,8 +148,7 @@ class Fleet:
     def _join(self, plan: WorkerPlan) -> None:
         self._coming -= 1
         number = next(self._numbers)
-        random = Keyed(self.setting.seed, "worker", number)
-        self.workers[number] = SimWorker(number, plan, SyntheticWorker(self._pair), random)
+        self.adopt(number, plan, Keyed(self.setting.seed, "worker", number))
         self.setting.note(f"worker {number} joined")
         if plan.misfortune is not None:
             self._after(plan.misfortune_ms, lambda: self._befall(number))
@@ -149,12 +184,17 @@ class Fleet:
         worker.thaws_at = self.setting.clock.now + round(plan.freeze_ms * MILLISECOND)
         self._after(plan.freeze_ms, lambda: setattr(worker, "thaws_at", None))
 
+    def _gone(self, worker: SimWorker) -> None:
+        worker.usage.ends(self.setting.clock.now)
+        worker.usage.left = self.setting.clock.now
+
     def _left(self, number: int) -> None:
         """The driver is sure that a worker is gone, and says so."""
         worker = self.workers.pop(number, None)
         if worker is None:
             return
         worker.dead = True
+        self._gone(worker)
         self.setting.note(f"worker {number} left")
         self._past_facts += worker.model.nodes
         if number not in self.draining:
@@ -207,8 +247,10 @@ class Fleet:
             raise LawBroken(f"step {step.number} is for worker {step.worker}, which is not there")
         if worker.step is not None:
             raise LawBroken(f"step {step.number} is for worker {step.worker}, which is busy")
-        laws.check_new(self, step)
+        if step.number % self.setting.check_every == 0:
+            laws.check_new(self, step)
         worker.step = step
+        worker.usage.out_since = self.setting.clock.now
         self.steps += bool(step.items)
         duration_ms = worker.model.duration_ms(step) * worker.plan.slowness
         if worker.plan.hiccup and worker.random.chance(worker.plan.hiccup):
@@ -224,6 +266,7 @@ class Fleet:
             self._at(worker.thaws_at, lambda: self._end(worker, duration_us, failed=failed))
             return
         name = f"step {step.number}" + (f" on worker {worker.number}" if self._plan.several else "")
+        worker.usage.ends(self.setting.clock.now)
         if failed:
             self.setting.note(f"{name} failed")
             worker.step = None
@@ -237,7 +280,7 @@ class Fleet:
                 return
             worker.step = None
             self._past_facts += worker.model.nodes
-            worker.model = SyntheticWorker(self._pair)
+            worker.model = SyntheticWorker(self._pair, worker.plan.profile)
             self._perform(self.front.broken("poison", worker.number))
             return
         worker.step = None
@@ -245,6 +288,12 @@ class Fleet:
             if worker.random.chance(self.setting.faults.eviction):
                 worker.model.forget(item.session)
         outcome = worker.model.step(step, duration_us)
+        if self.setting.check_every == 1:
+            laws.note_stated(self, step)
+        usage = worker.usage
+        usage.steps += bool(step.items)
+        usage.nodes += sum(item.computed for item in outcome.items)
+        usage.facts += sum(len(item.facts) for item in outcome.items)
         self.setting.note(name)
         self._perform(self.front.complete(outcome, self.setting.clock.now, worker.number))
 

@@ -14,6 +14,8 @@ from shared.step import Step
 if TYPE_CHECKING:
     from shared.sim.fleet import Fleet, SimWorker
 
+_NONE: frozenset[int] = frozenset()
+
 
 def check_time(fleet: Fleet) -> None:
     """Who wanted to be asked again was, and had something to say."""
@@ -26,8 +28,9 @@ def check_progress(fleet: Fleet, sessions: Sequence[CloudSession], longest: int)
     now = fleet.setting.clock.now
     fleet.changed = False
     _check_drains(fleet, sessions)
+    out = _out(fleet)
     for session in sessions:
-        lost = session.in_flight.difference(_out(fleet, session.key))
+        lost = session.in_flight - out.get(session.key, _NONE)
         if lost:
             raise LawBroken(f"facts {sorted(lost)} of session {session.key} are in flight nowhere")
     waiting = {one.key: due for one in sessions if (due := one.end_due_at()) is not None}
@@ -69,25 +72,36 @@ def _check_waits(fleet: Fleet, session: int, waiting: Mapping[int, int]) -> None
 
 
 def check_new(fleet: Fleet, step: Step) -> None:
-    """No fact is asked of two workers, unless one of them was given up on."""
+    """No fact is asked for that was stated; none is asked of two workers, unless one of them was given up on."""
+    for item in step.items:
+        known = fleet.stated.get(item.session, set()).intersection(keys_of(item))
+        if known:
+            raise LawBroken(f"step {step.number} asks for facts {sorted(known)} of {item.session} once more")
     if not isinstance(fleet.front.pool.policies.hedging, NoHedging):
         return
+    out = _out(fleet)
     for item in step.items:
-        twice = _out(fleet, item.session).intersection(keys_of(item))
+        twice = out.get(item.session, _NONE).intersection(keys_of(item))
         if twice:
             raise LawBroken(f"step {step.number} asks once more for facts {sorted(twice)} of {item.session}")
 
 
-def _out(fleet: Fleet, session: int) -> set[int]:
-    """Keys of the session's nodes whose facts some worker was asked for, and has not stated."""
-    return {
-        key
-        for worker in fleet.workers.values()
-        if worker.step is not None
-        for item in worker.step.items
-        if item.session == session
-        for key in keys_of(item)
-    }
+def note_stated(fleet: Fleet, step: Step) -> None:
+    """A worker has answered: what it stated is known until the session ends. A check of a fact is no session."""
+    for session in step.released:
+        fleet.stated.pop(session, None)
+    for item in step.items:
+        if item.session >= 0:
+            fleet.stated.setdefault(item.session, set()).update(keys_of(item))
+
+
+def _out(fleet: Fleet) -> dict[int, set[int]]:
+    """By session, keys of the nodes whose facts some worker was asked for, and has not stated."""
+    out: dict[int, set[int]] = {}
+    for worker in fleet.workers.values():
+        for item in worker.step.items if worker.step is not None else ():
+            out.setdefault(item.session, set()).update(keys_of(item))
+    return out
 
 
 def _carried(fleet: Fleet, session: int) -> bool:

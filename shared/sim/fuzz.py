@@ -1,6 +1,7 @@
 """Seeded worlds with every fault on: whatever happens, the text is the target's own and every session ends.
 
-One seed is one world. `make_world(seed)` draws everything from the seed, so a failure is replayed by its seed alone.
+One seed is one world. `draw_world(seed)` draws everything from the seed, so a failure is replayed by its seed, and by
+what was cut away from it to make it small.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from shared.sampling import SamplingParams
 from shared.session.edge import EdgePolicies, Request
 from shared.session.front import CloudPolicies
 from shared.sim.assistant import AssistPlan
+from shared.sim.cuts import NO_CUTS, Cuts, cut
 from shared.sim.edge import EdgePlan
 from shared.sim.models import SyntheticDrafter, Temper
 from shared.sim.pools import make_plan
@@ -30,9 +32,12 @@ from shared.sim.random import Keyed
 from shared.sim.repeating import RepeatingPair
 from shared.sim.setting import Faults
 from shared.sim.world import Outage, World
+from shared.sim.world_plan import WorldPlan
 
 HIGH_RATE = 100_000
 """Messages a second that no edge of these worlds reaches."""
+MOST_EVENTS = 50_000
+"""A world with more never ends: the busiest of a thousand has 8,000."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +52,15 @@ class WorldReport:
     """Of the whole trace: equal for equal seeds, in any process."""
 
 
-def run_world(seed: int) -> WorldReport:
+def run_world(seed: int, cuts: Cuts = NO_CUTS) -> WorldReport:
     """Run one world.
 
     Raises:
         LawBroken: the world shows a broken law.
         AssertionError, ValueError: a machine found itself in a state it excludes.
     """
-    world = make_world(seed)
-    world.run()
+    world = make_world(seed, cuts)
+    world.run(MOST_EVENTS)
     digest = hashlib.sha256(repr(world.trace).encode()).hexdigest()[:16]
     return WorldReport(
         seed=seed,
@@ -66,8 +71,13 @@ def run_world(seed: int) -> WorldReport:
     )
 
 
-def make_world(seed: int) -> World:
-    """The world of a seed."""
+def make_world(seed: int, cuts: Cuts = NO_CUTS) -> World:
+    """The world of a seed, without what is cut away."""
+    return cut(draw_world(seed), cuts).make()
+
+
+def draw_world(seed: int) -> WorldPlan:
+    """What the world of a seed is made of."""
     random = Keyed(seed, "world")
     profile = Profile(
         acceptance=random.choice((0.0, 0.3, 0.6, 0.8, 0.95, 1.0)),
@@ -99,11 +109,12 @@ def make_world(seed: int) -> World:
     ):  # with several steps at once, what is seen is reported more often than the lower rate
         limits = replace(limits, max_messages_per_second=100_000)
     info = replace(model_info(profile, limits), takes_attached=True, sp_degree=pool.sp_degree)
-    return World(
-        pair,
-        info,
-        pool.make_pool,
-        [
+    return WorldPlan(
+        seed=seed,
+        pair=pair,
+        info=info,
+        pool=pool,
+        edges=tuple(
             _in_company(
                 _edge(Keyed(seed, "plan", index), pair, info, seed + index),
                 Keyed(seed, "company", index),
@@ -112,8 +123,7 @@ def make_world(seed: int) -> World:
                 several=servers > 1,
             )
             for index in range(random.integer(1, 4))
-        ],
-        seed=seed,
+        ),
         faults=Faults(
             stream_loss=random.choice((0.0, 0.0, 0.003, 0.02)),
             step_failure=random.choice((0.0, 0.0, 0.1)),
@@ -122,16 +132,15 @@ def make_world(seed: int) -> World:
             silence_ms=random.choice((50.0, 3000.0)),
         ),
         servers=servers,
-        outages=[
+        outages=(
             *([Outage(random.uniform(0, 1500), random.uniform(1, 2000))] if random.chance(0.25) else []),
             *_outages(Keyed(seed, "outages"), servers),
-        ],
+        ),
         through_codec=random.chance(0.2),
         policies=CloudPolicies(
             prompt_lookup=speed.choice((True, True, False)),
             adaptive_patience=speed.choice((True, True, False)),
         ),
-        fleet=pool.fleet,
         near=(lambda index: _near(Keyed(seed, "near", index), pair, limits))
         if company.chance(0.15)
         else None,

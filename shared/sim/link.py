@@ -15,6 +15,9 @@ from shared.messages import CloudMessage, EdgeMessage
 from shared.sim.clock import MILLISECOND
 from shared.sim.random import Keyed
 from shared.sim.setting import Setting
+from shared.wire.size import cloud_message_size, edge_message_size
+
+HEADER_BYTES = 40
 
 
 class EdgeEnd(Protocol):
@@ -24,8 +27,8 @@ class EdgeEnd(Protocol):
         """A message has arrived."""
         ...
 
-    def lost(self, number: int, status: Status, detail: str) -> None:
-        """The stream has ended, broken, or was never made."""
+    def lost(self, number: int, status: Status, detail: str, retry_ms: int | None = None) -> None:
+        """The stream has ended, broken, or was never made. `retry_ms`: when a full server said to come again."""
         ...
 
 
@@ -86,27 +89,29 @@ class Link:
 
     def up(self, message: EdgeMessage) -> None:
         """Edge to cloud."""
-        body = wire.edge_message_to_wire(message)
-        size = body.ByteSize() + 40
+        size = edge_message_size(message) + HEADER_BYTES
         self.bytes_up += size
-        sent = wire.edge_message_from_wire(body) if self._setting.through_codec else message
+        sent = message
+        if self._setting.through_codec:
+            sent = wire.edge_message_from_wire(wire.edge_message_to_wire(message))
         if self._breaks():
             return
         self._later(self._up, size, lambda: self._cloud.receive(self.number, sent))
 
     def down(self, message: CloudMessage) -> None:
         """Cloud to edge."""
-        body = wire.cloud_message_to_wire(message)
-        size = body.ByteSize() + 40
+        size = cloud_message_size(message) + HEADER_BYTES
         self.bytes_down += size
-        sent = wire.cloud_message_from_wire(body) if self._setting.through_codec else message
+        sent = message
+        if self._setting.through_codec:
+            sent = wire.cloud_message_from_wire(wire.cloud_message_to_wire(message))
         if self._breaks():
             return
         self._later(self._down, size, lambda: self._edge.receive(self.number, sent))
 
-    def end(self, status: Status, detail: str) -> None:
+    def end(self, status: Status, detail: str, retry_ms: int | None = None) -> None:
         """The cloud ends the stream; what it sent before arrives before."""
-        self._later(self._down, 40, lambda: self._ended(status, detail))
+        self._later(self._down, 40, lambda: self._ended(status, detail, retry_ms))
 
     def half_close(self) -> None:
         """The edge's transport ends its direction; what it sent before still arrives."""
@@ -126,9 +131,9 @@ class Link:
             lambda: self._edge.lost(self.number, Status.UNAVAILABLE, "stream lost"),
         )
 
-    def _ended(self, status: Status, detail: str) -> None:
+    def _ended(self, status: Status, detail: str, retry_ms: int | None) -> None:
         self.alive = False
-        self._edge.lost(self.number, status, detail)
+        self._edge.lost(self.number, status, detail, retry_ms)
 
     def _fail(self, why: str) -> None:
         self.alive = False
@@ -140,7 +145,7 @@ class Link:
         return not self.alive
 
     def _later(self, clock: LinkClock, size: int, run: Callable[[], None]) -> None:
-        draw = self._random.uniform()
+        draw = self._random.uniform() if clock.profile.jitter_ms else self._random.skip()
         # Drawn only where it matters: a link without loss keeps the draws that it had before there was any.
         fate = self._random.uniform() if clock.profile.loss else 1.0
         at = clock.arrival(self._setting.clock.now, size, draw, fate)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import Enum
 
 from shared.policy.expansion import Candidate
@@ -16,8 +15,9 @@ from shared.step import Step, StepOutcome
 class SyntheticWorker:
     """Establishes the facts of a profiled pair in no time. What it computes follows from the item alone (law 6)."""
 
-    def __init__(self, pair: ProfiledPair) -> None:
-        self._profile = pair.profile
+    def __init__(self, pair: ProfiledPair, profile: Profile | None = None) -> None:
+        """`profile`: what its steps cost, where that is not the pair's own."""
+        self._profile = pair.profile if profile is None else profile
         self._facts = ProfiledFacts(pair)
 
     def duration_ms(self, step: Step) -> float:
@@ -71,21 +71,37 @@ class SyntheticDrafter:
         self._temper = temper
         self._random = Keyed(seed, "drafter")
         self._prefix = PrefixStates(pair)
+        self._paths: dict[tuple[int, ...], int] = {}
+        """States at the ends of the paths that were asked for, as long as the log's end stays where it is."""
 
     @property
     def profile(self) -> Profile:
         """What the pair looks like from outside."""
         return self._pair.profile
 
+    @property
+    def perfect(self) -> bool:
+        """Whether it proposes nothing but the target's tokens."""
+        return self._temper is Temper.PERFECT
+
     def forward(self, request: Forward) -> list[list[Candidate]]:
         """One list of candidates per path."""
         end = self._prefix.at(request.log, request.log_length)
-        return [self._children(end, path, request.width) for path in request.paths]
+        if self._paths.get(()) != end:
+            self._paths = {(): end}
+        return [self._children(self._at(path), request.width) for path in request.paths]
 
-    def _children(self, end: int, path: Sequence[int], width: int) -> list[Candidate]:
-        state = end
-        for token in path:
-            state = self._pair.follow(state, token)
+    def _at(self, path: tuple[int, ...]) -> int:
+        state = self._paths.get(path)
+        if state is None:
+            above = self._paths.get(path[:-1])  # as a rule, since a node is forwarded after its parent
+            state, left = (self._paths[()], path) if above is None else (above, path[-1:])
+            for token in left:
+                state = self._pair.follow(state, token)
+            self._paths[path] = state
+        return state
+
+    def _children(self, state: int, width: int) -> list[Candidate]:
         target, size = self._pair.target(state), self._pair.profile.vocabulary_size
         match self._temper:
             case Temper.GOOD:

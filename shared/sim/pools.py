@@ -6,7 +6,8 @@ Drawn from streams of their own, so that everything else in a world is as it was
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 from shared.policy.batching import Batching, Fifo, FlatBudget, LengthAware, MeasuredBudget
 from shared.policy.hedging import HedgeAfter, Hedging, NoHedging
@@ -25,10 +26,25 @@ COUNTS = (1, 2, 2, 3, 3, 4, 6, 8)
 class PoolPlan:
     """What a world's servers are made of."""
 
-    make_pool: Callable[[], PoolScheduler]
+    make_budget: Callable[[], FlatBudget | MeasuredBudget]
+    prefill: PrefillLimits
+    lone_kv_tokens: int | None
+    """What a worker without a fleet can hold."""
     fleet: FleetPlan | None
     """None: the pool that is made has its worker."""
-    sp_degree: int = 1
+    policies: PoolPolicies = field(default_factory=PoolPolicies)
+    """Of a pool with a fleet."""
+
+    @property
+    def sp_degree(self) -> int:
+        """Steps of a session that may be out at once."""
+        return self.policies.sp_degree
+
+    def make_pool(self) -> PoolScheduler:
+        """The pool of one server, in one of its lives."""
+        if self.fleet is None:
+            return one_worker(self.make_budget(), self.prefill, self.lone_kv_tokens)
+        return PoolScheduler(self.make_budget, self.prefill, self.policies)
 
 
 def make_plan(seed: int, step_ms: float, nodes: int, share: int, chunk: int) -> PoolPlan:
@@ -38,15 +54,12 @@ def make_plan(seed: int, step_ms: float, nodes: int, share: int, chunk: int) -> 
     random = Keyed(seed, "pool")
     budget = random.choice((FlatBudget, MeasuredBudget))
     kv_tokens = random.choice((None, None, 80, 250))
-    prefill = PrefillLimits(chunk, 2 * chunk)
+    make_budget, prefill = partial(budget, nodes, share), PrefillLimits(chunk, 2 * chunk)
     random = Keyed(seed, "fleet")
     if random.chance(LONE_SHARE):
-        return PoolPlan(lambda: one_worker(budget(nodes, share), prefill, kv_tokens), None)
+        return PoolPlan(make_budget, prefill, kv_tokens, None)
     fleet = _fleet(random, step_ms, kv_tokens)
-    policies = _policies(Keyed(seed, "pool policies"))
-    return PoolPlan(
-        lambda: PoolScheduler(lambda: budget(nodes, share), prefill, policies), fleet, policies.sp_degree
-    )
+    return PoolPlan(make_budget, prefill, kv_tokens, fleet, _policies(Keyed(seed, "pool policies")))
 
 
 def _fleet(random: Keyed, step_ms: float, kv_tokens: int | None) -> FleetPlan:

@@ -36,9 +36,14 @@ class Keyed:
         """The next integer in [low, high]."""
         return low + int(self.uniform() * (high - low + 1))
 
+    def skip(self) -> float:
+        """Pass over a number that makes no difference: 0."""
+        self._index += 1
+        return 0.0
+
     def chance(self, probability: float) -> bool:
         """True with that probability."""
-        return self.uniform() < probability
+        return (self.uniform() if probability > 0.0 else self.skip()) < probability
 
     def choice(self, options: Sequence[T]) -> T:
         """One of the options."""

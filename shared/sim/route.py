@@ -9,7 +9,7 @@ from shared.messages import CloudMessage, Commit, Drain
 from shared.policy.servers import Balance, Servers
 from shared.session.edge import Connect
 from shared.session.moving import REFUSALS
-from shared.sim.clock import SECOND
+from shared.sim.clock import MILLISECOND, SECOND
 from shared.sim.link import CloudEnd
 
 DRAINED = 10 * SECOND
@@ -30,6 +30,12 @@ class Route:
             self._policy.add(str(index))
             self._policy.fit(str(index))
             self._policy.told(str(index), 0, latency=0)
+
+    def told(self, server: int, *, latency: int, open_sessions: int, max_sessions: int) -> None:
+        """How busy it is, as it says when it introduces itself. `latency`: ns that this took."""
+        self._policy.told(
+            str(server), 0, latency=latency, open_sessions=open_sessions, max_sessions=max_sessions
+        )
 
     @property
     def several(self) -> bool:
@@ -52,12 +58,16 @@ class Route:
         elif isinstance(message, Drain) and self.several:
             self._policy.draining(str(server), now, DRAINED)
 
-    def ended(self, server: int, status: Status, now: int, *, opened: bool) -> None:
-        """A stream to it ended; `opened`: the session had begun on it."""
-        if not self.several:
-            return
+    def ended(
+        self, server: int, status: Status, now: int, *, opened: bool, retry_ms: int | None = None
+    ) -> None:
+        """A stream to it ended; `opened`: the session had begun on it. `retry_ms`: for how long it is full."""
         if status is Status.RESOURCE_EXHAUSTED and not opened:
-            self._policy.refused(str(server), now)
+            if self.several or retry_ms is not None:
+                wait = None if retry_ms is None else retry_ms * MILLISECOND
+                self._policy.refused(str(server), now, wait)
+        elif not self.several:
+            return
         elif status in REFUSALS and not opened:
             self._policy.unfit(str(server))
         elif status.transient or not opened:

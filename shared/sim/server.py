@@ -7,18 +7,18 @@ After every event it checks law 4, and that memory is bounded by the live tree.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from shared.messages import EdgeMessage, ModelInfo, SessionNotice
 from shared.policy.lookup import MOST_GUESSES
 from shared.pool import PoolScheduler
 from shared.profiled import ProfiledPair
-from shared.session.cloud import CloudEffect, EndStream, Send
+from shared.session.cloud import CloudEffect, CloudSession, EndStream, Send
 from shared.session.cloud_effects import Announce
 from shared.session.front import CloudFront, CloudPolicies, Ticket
 from shared.session.guesses import MOST_LIVE
 from shared.sim import fleet_laws
-from shared.sim.fleet import Fleet
+from shared.sim.fleet import Fleet, Usage
 from shared.sim.link import Link
 from shared.sim.random import Keyed
 from shared.sim.setting import LawBroken, Setting
@@ -48,7 +48,8 @@ class Server:
         to join the pools that are made; None: a worker 0 has joined them, and nothing befalls it.
         """
         self._setting = setting
-        self._info = info
+        self.info = info
+        """How it introduces itself."""
         self._make_pool = make_pool
         self._policies = policies
         self._poisonous = poisonous
@@ -60,6 +61,7 @@ class Server:
         self._past_steps = 0
         self._past_facts = 0
         self._past_losses = 0
+        self._past_usages: list[Usage] = []
         self._on_notice: Callable[[SessionNotice], None] | None = None
         self._shared: set[int] = set()
         """Sessions that have had more than one stream."""
@@ -69,7 +71,7 @@ class Server:
 
     def _begin(self) -> tuple[CloudFront, Fleet]:
         """A life of the server, with nothing in its memory."""
-        front = CloudFront(self._info, self._make_pool(), self._policies)
+        front = CloudFront(self.info, self._make_pool(), self._policies)
         plan = LONE if self._plan is None else self._plan
         fleet = Fleet(self._setting, self._pair, plan, front, self._perform, self._numbers, self._poisonous)
         if self._plan is None:
@@ -93,6 +95,11 @@ class Server:
         """Workers that have died so far."""
         return self._past_losses + self.fleet.losses
 
+    @property
+    def usages(self) -> list[Usage]:
+        """Of every worker that ever joined, in each life of the server."""
+        return self._past_usages + self.fleet.usages
+
     def drain(self) -> None:
         """It is told to stop: whoever is there moves on."""
         if self.up:
@@ -107,6 +114,7 @@ class Server:
         self.up = False
         self._past_steps, self._past_facts, self._past_losses = self.steps, self.facts, self.losses
         self.fleet.stop()
+        self._past_usages += self.fleet.usages
         for link in list(self.links.values()):
             link.break_off()
         self.links.clear()
@@ -130,7 +138,8 @@ class Server:
         """A message has arrived."""
         if number in self.links:
             self._perform(self.front.receive(number, message, self._setting.clock.now))
-            self.check_bounds(number)
+            if self._setting.check_every == 1:
+                self.check_bounds(number)
 
     def lost(self, number: int) -> None:
         """The transport has noticed that a stream is gone."""
@@ -147,15 +156,29 @@ class Server:
             found = (self.front.session_of(number) for number in self.links)
             sessions = {one.key: one for one in found if one is not None}
             fleet_laws.check_progress(
-                self.fleet, [*sessions.values()], longest=self._info.limits.max_patience_us * 1000
+                self.fleet, [*sessions.values()], longest=self.info.limits.max_patience_us * 1000
             )
+            self._check_run_ahead([*sessions.values()])
+
+    def _check_run_ahead(self, sessions: Sequence[CloudSession]) -> None:
+        """Nobody burns the budget of an edge that has stopped reading: past what it has seen there is `run_ahead`, what
+        its own live drafts may add to that, and a token that it may have asked for.
+        """
+        limits = self.info.limits
+        most = limits.run_ahead + limits.max_live_nodes + 1
+        if self._policies is None or self._policies.prompt_lookup:
+            return  # the cloud's own guesses may come on top
+        for session in sessions:
+            unseen = len(session.log) - session.drafts.seen
+            if unseen > most and session.key not in self._shared and session.streams == (session.key,):
+                raise LawBroken(f"{unseen} tokens past what the edge has seen, at most {most}")
 
     def check_bounds(self, number: int) -> None:
         """Memory is bounded by the live tree and the log past the stream's root position."""
         session = self.front.session_of(number)
         if session is None:
             return
-        most = self._info.limits.max_live_nodes
+        most = self.info.limits.max_live_nodes
         drafted = session.tree.live - session.tree.looked_up
         for one in session.streams:
             stream = session.drafts_of(one)
@@ -167,7 +190,7 @@ class Server:
             if stream.live > drafted or (session.key not in self._shared and stream.live < drafted):
                 raise LawBroken(f"{stream.live} live nodes of a stream, {drafted} live drafts")
         # Of those that stand, and of those that have gone as many as do not yet keep others out.
-        if drafted > (3 + 2 * self._info.limits.max_attached) * most:
+        if drafted > (3 + 2 * self.info.limits.max_attached) * most:
             raise LawBroken(
                 f"{drafted} live drafts of {len(session.streams)} streams, each of at most {most}"
             )
@@ -194,7 +217,7 @@ class Server:
                 continue
             if isinstance(effect, EndStream):
                 del self.links[effect.stream]
-                link.end(effect.status, effect.detail)
+                link.end(effect.status, effect.detail, effect.retry_ms)
             elif isinstance(effect, Send):
                 link.down(effect.message)
         self.fleet.work()

@@ -37,6 +37,8 @@ class Setting:
     faults: Faults
     through_codec: bool
     """Whether every message is written to the wire format and read again."""
+    check_every: int = 1
+    """Laws that cost more than a moment are checked at every so many-th step; above 1 the driver checks the rest."""
     clock: VirtualClock = field(default_factory=VirtualClock)
     trace: list[tuple[int, str]] = field(default_factory=list)
     """(virtual time in ns, what happened)."""

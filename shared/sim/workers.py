@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from shared.profiled import Profile
+
 HICCUP = 20.0
 
 
@@ -24,6 +26,10 @@ class WorkerPlan:
     """One worker of a world."""
 
     join_ms: float = 0.0
+    profile: Profile | None = None
+    """What its steps cost; None: what the pair's own profile says. Of acceptance and drafting nothing is read here."""
+    kind: str = ""
+    """What its hardware is called."""
     slowness: float = 1.0
     """Its steps last so many times as long as the profile says."""
     hiccup: float = 0.0

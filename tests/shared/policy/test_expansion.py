@@ -16,7 +16,7 @@ def test_the_likeliest_comes_first_and_ties_go_to_the_older():
     tree, frontier = DraftTree(new_log()), Frontier()
     for token, cost in ((10, 2.0), (11, 0.5), (12, 0.5), (13, 1.0)):
         frontier.push(tree.add(tree.root, token, cost))
-    assert frontier.peek().token == 11
+    assert frontier.first().token == 11
     assert [node.token for node in BestFirst(branches=3).choose(frontier, always)] == [11, 12, 13]
     assert [node.token for node in BestFirst(branches=3).choose(frontier, always)] == [10]
     assert not frontier
@@ -54,7 +54,7 @@ def test_what_is_out_of_reach_stays():
     tree, frontier = DraftTree(new_log()), Frontier()
     frontier.push(tree.add(tree.root, 10, 1.0))
     assert BestFirst().choose(frontier, lambda node: node.token != 10) == []
-    assert frontier.peek().token == 10
+    assert frontier.first().token == 10
 
 
 @pytest.mark.parametrize("times", [1, 5])

@@ -5,7 +5,8 @@ import itertools
 import pytest
 
 from shared.messages import Commit
-from shared.policy.pacing import MS, UNBOUNDED, AtOnce, Block, Coalescing, Streaming
+from shared.policy.pacing import MS, UNBOUNDED, AtOnce, Block, Blocks, Coalescing, Streaming
+from shared.policy.window import FixedWindow
 
 STEP = 30 * MS
 RTT = 50 * MS
@@ -170,3 +171,35 @@ def test_at_once_sends_at_once_and_knows_the_beat():
     assert pacing.room(0) == UNBOUNDED
     assert pacing.steps_ahead(19 * STEP) == 0
     assert beat.steps_in_flight() > 1
+
+
+def test_blocks_are_as_long_as_their_window_says():
+    window = FixedWindow(3)
+    one, same = Blocks(Coalescing(), window), Block(3)
+    for in_flight, pending in itertools.product((0, 1), range(6)):
+        assert one.may_draft(in_flight, pending) == same.may_draft(in_flight, pending)
+        for exhausted in (False, True):
+            asked = {"exhausted": exhausted, "now": 0}
+            assert one.may_send(in_flight, pending, **asked) == same.may_send(in_flight, pending, **asked)
+    window.nodes = 5
+    assert one.may_draft(0, 4)
+    assert not one.may_send(0, 4, exhausted=False, now=0)
+    assert one.may_send(0, 5, exhausted=False, now=0)
+    assert (one.room(0), one.steps_ahead(0)) == (UNBOUNDED, 0)
+
+
+def test_blocks_measure_the_round_as_it_goes():
+    """A block every 110 ms: 50 of them the round trip, 30 the step, 10 forwards of 3 ms."""
+    beat = Coalescing()
+    pacing = Blocks(beat, FixedWindow(10))
+    pacing.opened(0)
+    pacing.answered(RTT, 1)
+    for turn in range(20):
+        begun = RTT + turn * 110 * MS
+        for _ in range(10):
+            pacing.drafted(3 * MS)
+        pacing.sent(10, begun + 30 * MS, fresh=True)
+        pacing.committed(commit(received=10), begun + 110 * MS)
+    assert beat.round_trip_ms == 50.0
+    assert beat.gap_ms == pytest.approx(110.0)
+    assert beat.forward_ms == pytest.approx(3.0, rel=0.01)

@@ -111,9 +111,14 @@ def test_an_open_that_is_refused(changes: dict[str, object], status: Status, say
 def test_an_open_that_names_no_model_takes_any():
     check_open(opening(model_fingerprint="", tokenizer_fingerprint=""), model_info())
     check_open(opening(model_fingerprint="model-a", tokenizer_fingerprint="tokenizer-a"), model_info())
-    check_open(
-        opening(tokenizer_fingerprint="x"), dataclasses.replace(model_info(), tokenizer_fingerprint="")
-    )
+
+
+def test_a_tokenizer_that_the_server_does_not_name_is_another():
+    with pytest.raises(ContractViolation) as caught:
+        check_open(
+            opening(tokenizer_fingerprint="x"), dataclasses.replace(model_info(), tokenizer_fingerprint="")
+        )
+    assert caught.value.status is Status.FAILED_PRECONDITION
 
 
 def test_opened_tells_what_it_was_opened_with():

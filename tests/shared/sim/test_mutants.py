@@ -406,29 +406,19 @@ def an_exhausted_drafter_keeps_silent(patch: Patch) -> None:
 
 
 BY_FUZZ: tuple[Mutant, ...] = (
-    tokens_follow_the_stop_token,
-    a_contradicted_child_lives_on,
-    a_stale_parent_is_kept,
-    ids_go_on_after_a_reconnect,
-    a_commit_is_lost,
-    a_commit_is_sent_twice,
-    opening_again_extends_the_budget,
-    a_failed_step_is_not_given_back,
-    a_step_item_names_the_wrong_parent,
     ancestors_are_left_out_of_a_step_item,
     long_prompts_are_never_prefilled,
-    the_worker_is_not_told_who_left,
     seen_is_never_reported,
     the_window_is_forgotten,
     the_message_rate_is_forgotten,
     what_the_edge_sent_stays_in_flight,
     a_late_forward_is_adopted,
     ids_of_the_past_are_never_forgotten,
-    an_adaptive_patience_never_runs_out,
     a_guess_is_taken_for_a_draft,
     a_guess_stays_a_guess_when_an_edge_drafts_it,
     the_first_of_a_broken_step_is_blamed,
 )
+"""Beside those of `broken.BROKEN`."""
 
 BY_PROGRESS: dict[Mutant, Callable[[], None]] = {
     the_heir_dies_with_its_siblings: progress.synchronous_speculation_is_exact,

@@ -154,7 +154,7 @@ def two_workers_are_asked_for_one_fact(patch: Patch) -> None:
 
 def kv_is_released_at_home_only(patch: Patch) -> None:
     def broken(pool: PoolScheduler, key: int) -> None:
-        place = pool._places.pop(key, None)
+        place = pool._places.remove(key)
         for books in pool._workers.values():
             if place is not None and books.number == place.home:
                 books.cached.pop(key, None)
@@ -181,7 +181,7 @@ def a_session_waits_for_its_kv_for_ever(patch: Patch) -> None:
     def under_way(placement: Placement, now: int) -> Transfer | None:
         transfer = following(placement, now)
         if transfer is not None:
-            placement._places[transfer.session].home = None
+            placement._places.give(placement._places[transfer.session], None)
         return transfer
 
     def broken(placement: Placement, session: int, target: int, tokens: int | None, now: int) -> None:
@@ -217,13 +217,11 @@ def a_check_asks_for_another_prefix(patch: Patch) -> None:
 
 
 MUTANTS: tuple[Mutant, ...] = (
-    facts_of_a_dead_worker_are_not_given_back,
     a_dead_worker_keeps_its_sessions,
     a_dead_worker_is_asked_on,
     who_waits_for_a_worker_is_forgotten,
     a_draining_worker_takes_sessions,
     a_draining_worker_keeps_its_sessions,
-    late_facts_are_committed_twice,
     what_comes_late_is_refused,
     an_overdue_step_keeps_its_facts,
     a_helper_is_given_no_ancestors,
@@ -235,6 +233,7 @@ MUTANTS: tuple[Mutant, ...] = (
     the_kv_of_checks_is_kept,
     a_check_asks_for_another_prefix,
 )
+"""Beside those of `broken.BROKEN`."""
 
 
 def _fuzz() -> None:
