@@ -1,76 +1,18 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 
 import pytest
 
 from scripts.simulate import __main__ as simulate
-from shared.session.cloud import CloudSession
-from shared.sim import fuzz as worlds_of
-from shared.sim.fuzz import make_world, run_world
-from shared.sim.world import World
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     code = simulate.main(arguments)
     out = capsys.readouterr()
     return code, out.out, out.err
-
-
-# ---- fuzz ----
-
-
-def test_a_sweep_tells_what_it_did(capsys):
-    code, out, _ = run(capsys, "fuzz", "--worlds", "30", "--first", "60")
-    reports = [run_world(seed) for seed in range(60, 90)]
-    assert code == 0
-    assert out.startswith(f"30 worlds from seed 60: {sum(one.tokens for one in reports)} tokens, ")
-    assert f"{sum(one.events for one in reports)} events, " in out
-    assert f"{sum(one.reconnects for one in reports)} reconnects, trace " in out
-    assert re.search(r"\d+ events/s", out)
-
-
-def test_more_processes_find_the_same(capsys):
-    one, two = (run(capsys, "fuzz", "--worlds", "70", "--jobs", jobs)[1] for jobs in ("1", "2"))
-    assert one.split("trace ")[1] == two.split("trace ")[1]
-
-
-def test_one_world_is_run_twice(capsys):
-    code, out, _ = run(capsys, "fuzz", "--seed", "5")
-    assert code == 0
-    assert out.startswith(f"world 5, twice alike: {run_world(5).tokens} tokens")
-    assert out.strip().endswith(run_world(5).trace_hash)
-
-
-def test_a_failure_names_its_seed_and_the_command_that_replays_it(capsys, monkeypatch):
-    monkeypatch.setattr(CloudSession, "give_back", lambda cloud, keys: None)
-    code, out, _ = run(capsys, "fuzz", "--worlds", "200")
-    assert code == 1
-    match = re.search(
-        r"world (\d+) failed: LawBroken: .*\nreplay: python -m scripts.simulate fuzz --seed (\d+)\n$", out
-    )
-    assert match is not None
-    assert match[1] == match[2]
-    code, out, _ = run(capsys, "fuzz", "--seed", match[1])
-    assert code == 1
-    assert re.match(r"the last \d+ events:\n +\d+\.\d+ ms  ", out)
-    assert f"world {match[1]} failed: LawBroken" in out
-
-
-def test_two_runs_that_differ_are_a_failure(capsys, monkeypatch):
-    made = []
-
-    def make(seed: int) -> World:
-        made.append(seed)
-        return make_world(seed + len(made) - 1)
-
-    monkeypatch.setattr(worlds_of, "make_world", make)
-    code, out, _ = run(capsys, "fuzz", "--seed", "5")
-    assert code == 1
-    assert "world 5 failed: two runs of one seed differ at event" in out
 
 
 # ---- predict ----
