@@ -80,6 +80,17 @@ class Child:
         if not self.running:
             raise ChildError(self._report(f"ended with exit code {self._process.poll()}"))
 
+    def wait(self, deadline_s: float) -> int:
+        """Its exit code, once it has ended.
+
+        Raises:
+            ChildError: it goes on for `deadline_s` seconds.
+        """
+        try:
+            return self._process.wait(timeout=deadline_s)
+        except subprocess.TimeoutExpired:
+            raise ChildError(self._report(f"goes on for {deadline_s:g} s")) from None
+
     def line(self, deadline_s: float) -> str:
         """Its next line on standard output, without the line's end.
 

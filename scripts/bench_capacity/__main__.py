@@ -14,11 +14,11 @@ from typing import IO, Annotated, Final
 import typer
 from rich.console import Console
 
-from scripts.bench_capacity.colocated import best_lookahead
 from scripts.bench_capacity.figures import aims, cells, served_within
-from scripts.bench_capacity.records import Header, Measured, Record, read, to_line
-from scripts.bench_capacity.run import run, span_for
-from scripts.bench_capacity.setting import NAMES, Arm, Setting, stretch_for
+from scripts.bench_capacity.plan import FULL, QUICK, STANDARD, Row, rows
+from scripts.bench_capacity.records import Found, Header, Record, Simulated, read, to_line
+from scripts.bench_capacity.run import Span, run, span_for
+from scripts.bench_capacity.setting import NAMES, Setting, stretch_for
 from scripts.bench_capacity.show import show
 from scripts.bench_capacity.simulate import predicted
 from scripts.bench_latency.machine import command_line, machine
@@ -32,19 +32,6 @@ RECORDS: Final = "runs.jsonl"
 INTERRUPTED: Final = 130
 
 
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """Which cells there are, where nothing else is asked for."""
-
-    clients: Sequence[int]
-    rtts_ms: Sequence[float]
-    drafts_ms: Sequence[float]
-
-
-QUICK: Final = Grid((1, 8), (14.0,), (3.0,))
-STANDARD: Final = Grid((1, 4, 16, 64), (14.0, 50.0), (3.0, 12.0))
-FULL: Final = Grid((1, 2, 4, 8, 16, 32, 64), (14.0, 50.0), (3.0, 6.0, 12.0))
-
 app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -52,7 +39,9 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions
 def measure(
     context: typer.Context,
     *,
-    clients: Annotated[list[int] | None, typer.Option(min=1, max=256, help="")] = None,
+    clients: Annotated[
+        list[int] | None, typer.Option(min=1, max=256, help="Repeat for more. [1, 4, 16, 64]")
+    ] = None,
     rtt: Annotated[
         list[float] | None, typer.Option(min=0, help="Round trip in ms; repeat for more. [14, 50]")
     ] = None,
@@ -72,6 +61,12 @@ def measure(
         bool, typer.Option("--quick", help="1 and 8 clients, RTT 14, drafter 3 ms, briefly.")
     ] = False,
     simulate: Annotated[bool, typer.Option(help="Put the simulator's figures beside the live ones.")] = True,
+    live: Annotated[bool, typer.Option(help="Without: the simulator's figures alone.")] = True,
+    budget_minutes: Annotated[
+        float | None,
+        typer.Option(min=0, help="Begin no row that would last beyond it; --resume goes on with the rest."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep the rows that --out holds already.")] = False,
     enforcer: Annotated[
         Enforcer | None, typer.Option(help="What emulates the network. [the best that is possible]")
     ] = None,
@@ -79,7 +74,7 @@ def measure(
         Path | None, typer.Option(help=f"Folder for the results. [{RESULTS}/capacity-DATE-TIME]")
     ] = None,
 ) -> None:
-    """Measure how many tokens per second closed-loop clients get from one verifier, served in three ways.
+    """Measure how many tokens per second closed-loop clients get from one verifier, served in several ways.
 
     Exit code 1 if a text is not the target's own.
     """
@@ -92,17 +87,21 @@ def measure(
         for draft_ms in draft or grid.drafts_ms
         for count in clients or grid.clients
     ]
-    folder, console = _folder(out), _console()
-    choice = choose_enforcer(enforcer)
-    console.print(f"Network emulated by {choice_in_words(choice)}.", soft_wrap=True)
-    began = datetime.now().astimezone().isoformat(timespec="seconds")
-    command = command_line(sys.argv[1:]).replace("bench_latency", "bench_capacity", 1)
-    found: list[Measured] = []
+    folder, console = _folder(out, resume=resume), _console()
+    if live:
+        choice = choose_enforcer(enforcer)
+        console.print(f"Network emulated by {choice_in_words(choice)}.", soft_wrap=True)
+    path = folder / RECORDS
+    header, kept = read(path) if path.exists() else (_header(), ())
+    found = list(kept)
+    missing = [row for row in rows(settings) if not row.found_in(found)]
+    budget_s = None if budget_minutes is None else budget_minutes * 60
     code = 0
-    with (folder / RECORDS).open("w", encoding="utf-8") as file:
-        _write(file, Header(command, machine(), began))
+    with path.open("w", encoding="utf-8") as file:
+        for record in (header, *kept):  # written again: the last line may have been cut off
+            _write(file, record)
         try:
-            for one in _measure(settings, enforcer, console, quick=quick, simulate=simulate):
+            for one in _measure(missing, enforcer, console, Way(quick, simulate, live, budget_s)):
                 found.append(one)
                 _write(file, one)
         except KeyboardInterrupt:
@@ -123,30 +122,61 @@ def report(file: Annotated[Path, typer.Argument(help=f"The {RECORDS} of a run.")
     raise typer.Exit(int(any(one.wrong for one in found)))
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How rows are measured."""
+
+    quick: bool
+    simulate: bool
+    live: bool
+    budget_s: float | None
+
+
 def _measure(
-    settings: Sequence[Setting], enforcer: Enforcer | None, console: Console, *, quick: bool, simulate: bool
-) -> Iterator[Measured]:
-    alone: set[tuple[int, float]] = set()
-    for number, setting in enumerate(settings, 1):
-        console.print(f"cell {number} of {len(settings)}: {setting.key}", markup=False)
-        for arm in Arm:
-            if arm is Arm.CLOUD:
-                if (setting.clients, setting.rtt_ms) in alone:
-                    continue  # it has no drafter, so one is enough for all of them
-                alone.add((setting.clients, setting.rtt_ms))
-            lookahead = best_lookahead(setting.pair, setting.clients) if arm is Arm.COLOCATED else None
-            prediction = predicted(setting, arm, lookahead) if simulate else None
-            span = span_for(setting.clients, quick=quick)
-            one, _ = run(setting, arm, lookahead, span, enforcer, prediction)
-            simulated = "" if one.predicted is None else f", simulated {one.predicted.tokens_per_s:.0f}"
-            console.print(
-                f"  {NAMES[arm]}: {one.tokens_per_s.value:.0f} tokens/s{simulated}, p95 {one.itl_p95_ms:.1f} ms",
-                markup=False,
-            )
-            yield one
+    missing: Sequence[Row], enforcer: Enforcer | None, console: Console, way: Way
+) -> Iterator[Found]:
+    began, longest_rest = time.monotonic(), 0.0
+    for number, row in enumerate(missing, 1):
+        span = span_for(row.setting.clients, quick=way.quick)
+        known_s = span.seconds(span.warm_up_steps + span.window_steps, row.setting) if way.live else 0.0
+        spent = time.monotonic() - began
+        if way.budget_s is not None and spent + known_s + longest_rest > way.budget_s:
+            console.print(f"{len(missing) - number + 1} rows are left: --resume with the same --out goes on.")
+            return
+        found = _row(row, span, enforcer, way)
+        # What a row takes besides its measuring: starting processes, simulating, and comparing texts.
+        longest_rest = max(longest_rest, time.monotonic() - began - spent - known_s)
+        console.print(
+            f"{number} of {len(missing)}: {row.setting.key}, {NAMES[row.arm]}: {found.rate:.0f} tokens/s"
+            f"{_beside(found)}, p95 {found.itl_p95_ms:.1f} ms",
+            markup=False,
+            soft_wrap=True,
+        )
+        yield found
 
 
-def _tell(found: Sequence[Measured], console: Console) -> None:
+def _row(row: Row, span: Span, enforcer: Enforcer | None, way: Way) -> Found:
+    prediction = predicted(row.setting, row.arm, row.lookahead) if way.simulate or not way.live else None
+    if way.live:
+        return run(row.setting, row.arm, row.lookahead, span, enforcer, prediction)[0]
+    if prediction is None:
+        raise AssertionError("a row that is not run is simulated")
+    return Simulated(row.setting, row.arm, row.lookahead, prediction)
+
+
+def _beside(found: Found) -> str:
+    if isinstance(found, Simulated):
+        return ", simulated"
+    return "" if found.predicted is None else f" (simulated {found.predicted.tokens_per_s:.0f})"
+
+
+def _header() -> Header:
+    began = datetime.now().astimezone().isoformat(timespec="seconds")
+    command = command_line(sys.argv[1:]).replace("bench_latency", "bench_capacity", 1)
+    return Header(command, machine(), began)
+
+
+def _tell(found: Sequence[Found], console: Console) -> None:
     compared = cells(found)
     show(compared, aims(compared), served_within(found), console)
 
@@ -156,10 +186,12 @@ def _write(file: IO[str], record: Record) -> None:
     file.flush()
 
 
-def _folder(out: Path | None) -> Path:
+def _folder(out: Path | None, *, resume: bool) -> Path:
+    if resume and out is None:
+        raise UserError("--resume: say with --out where the rows are that are to be kept")
     folder = out if out is not None else Path(RESULTS) / time.strftime("capacity-%Y-%m-%d-%H%M%S")
-    if (folder / RECORDS).exists():
-        raise UserError(f"--out {folder}: it holds results already; choose another folder")
+    if (folder / RECORDS).exists() and not resume:
+        raise UserError(f"--out {folder}: it holds results already; choose another folder, or --resume")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

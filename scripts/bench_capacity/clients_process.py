@@ -55,7 +55,7 @@ class Generation:
 
 
 async def run(load: Load) -> Served:
-    """All clients, until the window is over."""
+    """All clients, until the window is over or they have written what was asked for."""
     generations: list[Generation] = []
     done = itertools.count()
     async with contextlib.AsyncExitStack() as stack:
@@ -79,6 +79,7 @@ async def run(load: Load) -> Served:
         generations=next(done),
         texts=tuple((one.prompt, tuple(one.tokens)) for one in generations),
         cpu_s=cpu,
+        written=() if load.generations is None else tuple(one.written() for one in generations),
     )
 
 
@@ -86,7 +87,7 @@ async def _closed_loop(
     load: Load, index: int, client: Client, generations: list[Generation], done: itertools.count[int]
 ) -> None:
     await asyncio.sleep(load.spread_s * index / load.clients)
-    for number in itertools.count():
+    for number in itertools.count() if load.generations is None else range(load.generations):
         prompt = load.first_prompt + index + number * load.clients
         one = Generation(index, prompt, time.monotonic_ns())
         generations.append(one)

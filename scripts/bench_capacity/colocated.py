@@ -1,8 +1,8 @@
 """Co-located speculation on the product's own server: the verifier's device drafts for all its sessions, then verifies.
 
 The drafter takes the place of prompt lookup as the source of the cloud's own guesses: a chain below the end of each
-log. Before each step it runs `lookahead` forwards one after the other, each for all sessions together and as long as
-one for a single session (a small model is far from bound by computing), and the step verifies all their nodes at once.
+log. Before each step it runs `lookahead` forwards one after the other, each for all the step's sessions together, and
+the step verifies all their nodes at once. What a forward for several sessions costs is told in two ways: `Batching`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 
+from scripts.bench_capacity.setting import Batching
 from shared.hardware import StepLoad
 from shared.policy.batching import FlatBudget
 from shared.policy.lookup import Guess, LookupCounts, PromptLookup
@@ -27,10 +28,12 @@ class ColocatedProfile(Profile):
     """A verifier that drafts first."""
 
     lookahead: int = 0
+    batching: Batching = Batching.FREE
 
     def duration_ms(self, load: StepLoad) -> float:
         """Of the drafting and of the step."""
-        return self.lookahead * self.draft_ms + Profile.duration_ms(self, load)
+        sequences = load.sessions if self.batching is Batching.PAID else 1
+        return self.lookahead * self.forward_ms(sequences) + Profile.duration_ms(self, load)
 
 
 class OwnDrafter(PromptLookup):
@@ -57,10 +60,10 @@ class OwnDrafter(PromptLookup):
         return guesses
 
 
-def colocated(pair: Profile, lookahead: int) -> ColocatedProfile:
+def colocated(pair: Profile, lookahead: int, batching: Batching) -> ColocatedProfile:
     """The verifier of `pair` with the drafter on its device."""
     values = {one.name: getattr(pair, one.name) for one in fields(pair)}
-    return ColocatedProfile(**values, lookahead=lookahead)
+    return ColocatedProfile(**values, lookahead=lookahead, batching=batching)
 
 
 def budget(lookahead: int) -> FlatBudget:
@@ -77,16 +80,29 @@ def policies(pair: Profile, lookahead: int) -> CloudPolicies:
     )
 
 
-def tokens_per_s(pair: Profile, lookahead: int, clients: int) -> float:
+def tokens_per_s(pair: Profile, lookahead: int, clients: int, batching: Batching) -> float:
     """Expected aggregate rate, all sessions in each step.
 
     Contexts are drawn easy or hard one by one, so that a chain comes true as if every one had the mean acceptance.
     """
     tokens = sum(pair.acceptance**drafts for drafts in range(lookahead + 1))
-    step_ms = colocated(pair, lookahead).duration_ms(StepLoad(clients * (lookahead + 1), clients, 0.0))
-    return clients * tokens / step_ms * 1000
+    return clients * tokens / round_ms(pair, lookahead, clients, batching) * 1000
 
 
-def best_lookahead(pair: Profile, clients: int) -> int:
+def round_ms(pair: Profile, lookahead: int, clients: int, batching: Batching) -> float:
+    """Of drafting and step, all sessions in it: what lies between the commits of each."""
+    load = StepLoad(clients * (lookahead + 1), clients, 0.0)
+    return colocated(pair, lookahead, batching).duration_ms(load)
+
+
+def best_lookahead(pair: Profile, clients: int, batching: Batching) -> int:
     """The block length with the highest aggregate rate."""
-    return max(range(1, LONGEST + 1), key=lambda length: tokens_per_s(pair, length, clients))
+    return max(range(1, LONGEST + 1), key=lambda length: tokens_per_s(pair, length, clients, batching))
+
+
+def best_within(pair: Profile, clients: int, batching: Batching, limit_ms: float) -> int | None:
+    """The same among those that keep the time between commits within a limit; None: none does."""
+    short = [
+        length for length in range(1, LONGEST + 1) if round_ms(pair, length, clients, batching) <= limit_ms
+    ]
+    return max(short, key=lambda length: tokens_per_s(pair, length, clients, batching), default=None)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from scripts.bench_capacity.records import Measured
-from scripts.bench_capacity.setting import Arm, Setting
+from scripts.bench_capacity.colocated import best_within, tokens_per_s
+from scripts.bench_capacity.records import Found
+from scripts.bench_capacity.setting import BATCHING, NAMES, Arm, Batching, Setting
 
 LIMITS_MS: Final = (32.0, 40.0, 60.0)
 """For the 95th percentile of the time between tokens."""
@@ -24,29 +25,21 @@ class CellFigures:
     """The arms of one cell that were measured."""
 
     setting: Setting
-    cloud: Measured | None
-    colocated: Measured | None
-    slipstream: Measured | None
+    by_arm: Mapping[Arm, Found]
 
-    @property
-    def over_colocated(self) -> float | None:
-        """Slipstream's rate by co-located SI's."""
-        return _ratio(self.slipstream, self.colocated)
-
-    @property
-    def over_cloud(self) -> float | None:
-        """Slipstream's rate by the cloud's alone."""
-        return _ratio(self.slipstream, self.cloud)
+    def over(self, arm: Arm) -> float | None:
+        """Slipstream's rate by that of another arm."""
+        return _ratio(self.by_arm.get(Arm.SLIPSTREAM), self.by_arm.get(arm))
 
     @property
     def asked(self) -> float:
-        """What `over_colocated` must reach."""
+        """What the rate by co-located SI's must reach."""
         return FACTOR_FEW if self.setting.clients <= FEW_CLIENTS else FACTOR_MANY
 
     @property
-    def arms(self) -> tuple[Measured, ...]:
+    def arms(self) -> tuple[Found, ...]:
         """Those that are there."""
-        return tuple(one for one in (self.cloud, self.colocated, self.slipstream) if one is not None)
+        return tuple(self.by_arm.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,20 +53,35 @@ class Aim:
 
 
 @dataclass(frozen=True, slots=True)
+class Most:
+    """The most clients, of those tried, up to which a limit holds."""
+
+    clients: int
+    tokens_per_s: float
+    """Of all of them."""
+    lookahead: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Served:
     """How many clients an arm serves within each of `LIMITS_MS`, by one link and one drafter."""
 
     rtt_ms: float
     draft_ms: float
     arm: Arm
-    clients: tuple[int | None, ...]
-    """The most of those tried up to which the limit holds; None: not even the fewest."""
-    tokens_per_s: tuple[float | None, ...]
-    """Of all of them."""
+    most: tuple[Most | None, ...]
+    """None: not even the fewest."""
+    computed: bool = False
+    """Co-located SI by its formula, with the block that is best within each limit: what runs is the one that is best
+    for the rate."""
 
 
-def cells(measured: Sequence[Measured]) -> list[CellFigures]:
-    """By link, drafter and clients. The cloud alone has no drafter: it is measured once for each link."""
+def cells(measured: Sequence[Found]) -> list[CellFigures]:
+    """By link, drafter and clients.
+
+    The cloud alone has no drafter: it is measured once for each link. A batch of one client is none: whatever further
+    sequences cost, it is measured once.
+    """
     found = []
     settings = {
         (one.setting.rtt_ms, one.setting.draft_ms, one.setting.clients): one.setting
@@ -83,14 +91,8 @@ def cells(measured: Sequence[Measured]) -> list[CellFigures]:
     for (rtt_ms, draft_ms, clients), setting in sorted(settings.items()):
         here = [one for one in measured if (one.setting.rtt_ms, one.setting.clients) == (rtt_ms, clients)]
         own = [one for one in here if one.setting.draft_ms == draft_ms]
-        found.append(
-            CellFigures(
-                setting,
-                _of(here, Arm.CLOUD),
-                _of(own, Arm.COLOCATED),
-                _of(own, Arm.SLIPSTREAM),
-            )
-        )
+        arms = {arm: _of(here if arm is Arm.CLOUD else own, twin(arm, clients)) for arm in Arm}
+        found.append(CellFigures(setting, {arm: one for arm, one in arms.items() if one is not None}))
     return found
 
 
@@ -101,13 +103,19 @@ def aims(found: Sequence[CellFigures]) -> list[Aim]:
     wrong = sum(one.wrong for cell in found for one in cell.arms)
     return [
         Aim("all texts are the target's own", f"{wrong} others", wrong == 0 if found else None),
-        _least(f"at least {FACTOR_FEW} times co-located SI's tokens/s, up to {FEW_CLIENTS} clients", few),
-        _least(f"at least {FACTOR_MANY} times above", many),
+        *(
+            _least(f"at least {factor} times the tokens/s of {NAMES[arm]}, {which}", arm, some)
+            for arm in BATCHING
+            for factor, which, some in (
+                (FACTOR_FEW, f"up to {FEW_CLIENTS} clients", few),
+                (FACTOR_MANY, "with more", many),
+            )
+        ),
         _never_below(found),
     ]
 
 
-def served_within(measured: Sequence[Measured]) -> list[Served]:
+def served_within(measured: Sequence[Found]) -> list[Served]:
     """For each link, drafter and arm."""
     found = []
     drafts = sorted({one.setting.draft_ms for one in measured if one.arm is not Arm.CLOUD})
@@ -118,37 +126,43 @@ def served_within(measured: Sequence[Measured]) -> list[Served]:
                     (
                         one
                         for one in measured
-                        if one.arm is arm
+                        if one.arm is twin(arm, one.setting.clients)
                         and one.setting.rtt_ms == rtt_ms
                         and (arm is Arm.CLOUD or one.setting.draft_ms == draft_ms)
                     ),
                     key=lambda one: one.setting.clients,
                 )
                 if tried:
-                    most = [_most_within(tried, limit) for limit in LIMITS_MS]
-                    found.append(
-                        Served(
-                            rtt_ms,
-                            draft_ms,
-                            arm,
-                            tuple(None if one is None else one.setting.clients for one in most),
-                            tuple(None if one is None else one.tokens_per_s.value for one in most),
-                        )
-                    )
+                    most = tuple(_most_within(tried, limit) for limit in LIMITS_MS)
+                    found.append(Served(rtt_ms, draft_ms, arm, most))
+                if tried and arm in BATCHING:
+                    settings = [one.setting for one in tried]
+                    most = tuple(_computed_within(settings, BATCHING[arm], limit) for limit in LIMITS_MS)
+                    found.append(Served(rtt_ms, draft_ms, arm, most, computed=True))
     return found
 
 
-def _most_within(tried: Sequence[Measured], limit_ms: float) -> Measured | None:
+def _most_within(tried: Sequence[Found], limit_ms: float) -> Most | None:
     best = None
     for one in tried:  # few clients first; beyond the first that is too slow none is counted
         if one.itl_p95_ms > limit_ms:
             break
-        best = one
+        best = Most(one.setting.clients, one.rate, one.lookahead)
     return best
 
 
-def _least(text: str, found: Sequence[CellFigures]) -> Aim:
-    known = [(one, factor) for one in found if (factor := one.over_colocated) is not None]
+def _computed_within(settings: Sequence[Setting], batching: Batching, limit_ms: float) -> Most | None:
+    best = None
+    for one in settings:
+        lookahead = best_within(one.pair, one.clients, batching, limit_ms)
+        if lookahead is None:
+            break
+        best = Most(one.clients, tokens_per_s(one.pair, lookahead, one.clients, batching), lookahead)
+    return best
+
+
+def _least(text: str, arm: Arm, found: Sequence[CellFigures]) -> Aim:
+    known = [(one, factor) for one in found if (factor := one.over(arm)) is not None]
     short = [(one, factor) for one, factor in known if factor < one.asked]
     if not known:
         return Aim(text, "-", None)
@@ -157,7 +171,7 @@ def _least(text: str, found: Sequence[CellFigures]) -> Aim:
 
 def _never_below(found: Sequence[CellFigures]) -> Aim:
     text = "never below the cloud alone"
-    known = [(one, factor) for one in found if (factor := one.over_cloud) is not None]
+    known = [(one, factor) for one in found if (factor := one.over(Arm.CLOUD)) is not None]
     short = [(one, factor) for one, factor in known if factor < 1.0 - NOISE]
     if not known:
         return Aim(text, "-", None)
@@ -168,11 +182,16 @@ def _cells(short: Sequence[tuple[CellFigures, float]]) -> str:
     return "; ".join(f"{one.setting.key}: {factor:.2f}" for one, factor in short)
 
 
-def _of(measured: Sequence[Measured], arm: Arm) -> Measured | None:
+def twin(arm: Arm, clients: int) -> Arm:
+    """The arm that is measured in place of this one, where both are the same."""
+    return Arm.COLOCATED if arm is Arm.COLOCATED_PAID and clients == 1 else arm
+
+
+def _of(measured: Sequence[Found], arm: Arm) -> Found | None:
     return next((one for one in measured if one.arm is arm), None)
 
 
-def _ratio(mine: Measured | None, other: Measured | None) -> float | None:
+def _ratio(mine: Found | None, other: Found | None) -> float | None:
     if mine is None or other is None:
         return None
-    return mine.tokens_per_s.value / other.tokens_per_s.value
+    return mine.rate / other.rate

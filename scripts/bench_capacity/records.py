@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,7 +14,7 @@ from scripts.bench_latency.statistic import Interval
 from shared.errors import UserError
 
 FORMAT: Final = "slipstream-capacity"
-VERSION: Final = 1
+VERSION: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +62,52 @@ class Measured:
     clients_cpu: float
     """Share of one core that the clients' process used in the window."""
     server_cpu: float
+    busy: float
+    """Share of all cores that anybody used in the window."""
     neighbours: float
     """Share of all cores that anybody else used meanwhile."""
     predicted: Predicted | None
     """None: not simulated."""
 
     @property
+    def rate(self) -> float:
+        """Tokens per second of all clients."""
+        return self.tokens_per_s.value
+
+    @property
     def error(self) -> float | None:
         """Live / predicted rate - 1."""
-        return None if self.predicted is None else self.tokens_per_s.value / self.predicted.tokens_per_s - 1.0
+        return None if self.predicted is None else self.rate / self.predicted.tokens_per_s - 1.0
 
 
-Record = Header | Measured
-_KINDS: Final[dict[str, type[Header | Measured]]] = {"Header": Header, "Measured": Measured}
+@dataclass(frozen=True, slots=True)
+class Simulated:
+    """One arm in one cell that was not run live."""
+
+    setting: Setting
+    arm: Arm
+    lookahead: int | None
+    predicted: Predicted
+
+    @property
+    def rate(self) -> float:
+        """See `Measured.rate`."""
+        return self.predicted.tokens_per_s
+
+    @property
+    def itl_p95_ms(self) -> float:
+        """See `Measured.itl_p95_ms`."""
+        return self.predicted.itl_p95_ms
+
+    @property
+    def wrong(self) -> int:
+        """The simulator stops at the first."""
+        return 0
+
+
+Found = Measured | Simulated
+Record = Header | Found
+_KINDS: Final[dict[str, type[Record]]] = {"Header": Header, "Measured": Measured, "Simulated": Simulated}
 
 
 def to_line(record: Record) -> str:
@@ -82,7 +115,7 @@ def to_line(record: Record) -> str:
     return json.dumps({"kind": type(record).__name__} | encode(record), allow_nan=False)
 
 
-def read(path: Path) -> tuple[Header, Sequence[Measured]]:
+def read(path: Path) -> tuple[Header, Sequence[Found]]:
     """The results in a file; a last line that was cut off in writing is left out.
 
     Raises:
@@ -100,12 +133,7 @@ def read(path: Path) -> tuple[Header, Sequence[Measured]]:
         ) from error
     if not records or not isinstance(records[0], Header):
         raise UserError(f"{path}: no results: the first line is not that of a capacity benchmark")
-    return records[0], measured_of(records)
-
-
-def measured_of(records: Iterable[Record]) -> Sequence[Measured]:
-    """Without the header."""
-    return [record for record in records if isinstance(record, Measured)]
+    return records[0], [record for record in records if not isinstance(record, Header)]
 
 
 def _record(line: str) -> Record:

@@ -17,7 +17,7 @@ from edge_client.security import ClientSecurity
 from scripts.bench.measure import Neighbours
 from scripts.bench_capacity.accounting import Window
 from scripts.bench_capacity.records import Measured, Predicted
-from scripts.bench_capacity.setting import Arm, Setting
+from scripts.bench_capacity.setting import BATCHING, Arm, Setting
 from scripts.bench_capacity.simulate import draft_of
 from scripts.bench_capacity.wire import BEGUN, Load, Served
 from scripts.bench_latency.arms import PLAIN
@@ -86,18 +86,15 @@ def run(
         command = link.edge_command(python("-m", "scripts.bench_capacity.clients_process"))
         clients = stack.enter_context(child("clients", command, ready_s=None))
         clients.write(json.dumps(encode(load)))
-        served, server_cpu, neighbours = _served(clients, server, load)
-    return _measured(
-        setting, arm, lookahead, served, server_cpu, neighbours, load.window_s, prediction
-    ), link.choice
+        served, cost = served_by(clients, server, load)
+    return _measured(setting, arm, lookahead, served, cost, load.window_s, prediction), link.choice
 
 
 def _server(setting: Setting, arm: Arm, lookahead: int | None) -> list[str]:
     sessions = str(4 * setting.clients)  # those that have ended and were not noticed yet count too
     if lookahead is not None:
-        return python(
-            "-m", "scripts.bench_capacity.colocated_server", setting.source, str(lookahead), sessions
-        )
+        own = [setting.source, str(lookahead), BATCHING[arm].value, sessions]
+        return python("-m", "scripts.bench_capacity.colocated_server", *own)
     command = ["--listen", "127.0.0.1:0", "--model", setting.source, "--max-sessions", sessions]
     policies = CloudPolicies() if arm is Arm.SLIPSTREAM else PLAIN
     return python("-m", "cloud_server", "serve", *command, "--drain-s", "1", *switches(policies))
@@ -122,7 +119,23 @@ def _load(setting: Setting, arm: Arm, span: Span, address: str) -> Load:
     )
 
 
-def _served(clients: Child, server: Child, load: Load) -> tuple[Served, float, float]:
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What the window cost the machine."""
+
+    server_s: float
+    """The server's processor time."""
+    busy: float
+    """Share of all cores that anybody used."""
+    neighbours: float
+
+
+def served_by(clients: Child, server: Child, load: Load) -> tuple[Served, Cost]:
+    """What clients who were given `load` answer, and what it cost the machine.
+
+    Raises:
+        ChildError: they break, or say nothing.
+    """
     word = clients.line(OPEN_S + load.warm_up_s)
     if word != BEGUN:
         raise ChildError(f"clients said {word!r} instead of {BEGUN}")
@@ -134,8 +147,8 @@ def _served(clients: Child, server: Child, load: Load) -> tuple[Served, float, f
     served = decode(Served, json.loads(answer))
     cores = os.cpu_count() or 1
     # What others used, by the machine's own count, less what these two did.
-    own = (served.cpu_s + server_cpu) / (load.window_s * cores)
-    return served, server_cpu, max(0.0, machine.share - own)
+    own = (served.cpu_s + server_cpu) / (served.window.duration_ms / 1000 * cores)
+    return served, Cost(server_cpu, machine.share, max(0.0, machine.share - own))
 
 
 def _cpu_s(process: psutil.Process) -> float:
@@ -148,8 +161,7 @@ def _measured(
     arm: Arm,
     lookahead: int | None,
     served: Served,
-    server_cpu: float,
-    neighbours: float,
+    cost: Cost,
     window_s: float,
     prediction: Predicted | None,
 ) -> Measured:
@@ -173,8 +185,9 @@ def _measured(
         generations=served.generations,
         wrong=wrong_texts(setting, served),
         clients_cpu=round(served.cpu_s / window_s, 3),
-        server_cpu=round(server_cpu / window_s, 3),
-        neighbours=round(neighbours, 3),
+        server_cpu=round(cost.server_s / window_s, 3),
+        busy=round(cost.busy, 3),
+        neighbours=round(cost.neighbours, 3),
         predicted=prediction,
     )
 

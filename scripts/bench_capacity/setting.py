@@ -24,22 +24,37 @@ LEAST_FOR_MANY: Final = 4.0
 """Above `MANY_CLIENTS` the server's own share counts as well, whatever the drafters do."""
 
 
+class Batching(StrEnum):
+    """What a co-located drafter's forward on one sequence of each of several sessions costs."""
+
+    FREE = "free"
+    """As much as on a single sequence: generous, as if a small model were bound by nothing but its weights."""
+    PAID = "paid"
+    """Each further sequence costs `Profile.branch_cost` of a forward, as each further branch does at the edge."""
+
+
 class Arm(StrEnum):
     """A way to serve."""
 
     CLOUD = "cloud"
     """A step for each token."""
     COLOCATED = "colocated"
-    """Synchronous speculation with the drafter on the verifier's own device, which drafts before each step."""
+    """Synchronous speculation with the drafter on the verifier's own device, which drafts before each step; its batch
+    costs nothing (`Batching.FREE`)."""
+    COLOCATED_PAID = "colocated-paid"
+    """The same, whose batch costs what an edge's branches cost (`Batching.PAID`)."""
     SLIPSTREAM = "slipstream"
     """Drafters at the edges."""
 
 
 NAMES: Final = {
     Arm.CLOUD: "cloud alone",
-    Arm.COLOCATED: "SI co-located",
+    Arm.COLOCATED: "SI co-located, batch free",
+    Arm.COLOCATED_PAID: "SI co-located, batch paid",
     Arm.SLIPSTREAM: "Slipstream",
 }
+BATCHING: Final = {Arm.COLOCATED: Batching.FREE, Arm.COLOCATED_PAID: Batching.PAID}
+"""The co-located arms, and what their drafter's batch costs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Final
 
 from edge_client.policies import DraftOptions, Mode, policies_for
-from scripts.bench_capacity.colocated import budget, colocated, policies
+from scripts.bench_capacity.colocated import best_lookahead, budget, colocated, policies
 from scripts.bench_capacity.records import Predicted
-from scripts.bench_capacity.setting import Arm, Setting
+from scripts.bench_capacity.setting import BATCHING, Arm, Setting
 from scripts.bench_latency.arms import PLAIN
 from shared.messages import Limits
 from shared.policy.batching import MeasuredBudget
@@ -26,13 +26,19 @@ def draft_of(arm: Arm) -> DraftOptions:
     return DraftOptions() if arm is Arm.SLIPSTREAM else DraftOptions(mode=Mode.CLOUD)
 
 
+def lookahead_of(setting: Setting, arm: Arm) -> int | None:
+    """The block that is best for a co-located arm, by its own accounting; None: it has no block."""
+    batching = BATCHING.get(arm)
+    return None if batching is None else best_lookahead(setting.pair, setting.clients, batching)
+
+
 def predicted(setting: Setting, arm: Arm, lookahead: int | None) -> Predicted:
     """Rate of all clients and 95th percentile of the time between tokens."""
     pair, draft = setting.pair, draft_of(arm)
     cloud, pool = (CloudPolicies() if arm is Arm.SLIPSTREAM else PLAIN), _pool()
     if lookahead is not None:
         cloud, pool = policies(pair, lookahead), _pool(lookahead)
-        pair = colocated(pair, lookahead)
+        pair = colocated(pair, lookahead, BATCHING[arm])
     shape = draft.shape_for()
     _, adaptive_ms = (0.0, 0.0) if shape is None else draft.patience_for(Limits().max_patience_us / 1000)
     found = predict_fleet(

@@ -7,7 +7,7 @@ from typing import Final
 
 from edge_client.options import ClientOptions
 from edge_client.policies import DraftOptions
-from scripts.bench_capacity.accounting import Window
+from scripts.bench_capacity.accounting import Window, Written
 
 BEGUN: Final = "begun"
 """Said when the window begins, after the warm-up."""
@@ -28,6 +28,8 @@ class Load:
     window_s: float
     spread_s: float
     """Clients begin spread over this."""
+    generations: int | None = None
+    """Of each client; the last one's end is the window's. None: they go on until the window is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +43,5 @@ class Served:
     """(number of the prompt, tokens) of every generation, whole or as far as it came."""
     cpu_s: float
     """Of the clients' process, in the window."""
+    written: tuple[Written, ...] = ()
+    """Every generation, if a number of them was asked for."""

@@ -403,7 +403,7 @@ async def test_two_sides_that_do_not_fit(model: dict, client: dict, found: str) 
 
 
 async def test_a_drafter_for_another_tokenizer_is_refused() -> None:
-    drafter = ProfiledDrafter(PROFILE, time.sleep)
+    drafter = ProfiledDrafter(ProfiledPair(PROFILE), time.sleep)
     drafter.tokenizer_fingerprint = "e" * 64
     async with serve(FakeCloud(model=info(tokenizer_fingerprint="f" * 64))) as address:
         with pytest.raises(UserError, match=r"the drafter's tokenizer \(eeee.* model fake \(ffff"):
@@ -413,7 +413,7 @@ async def test_a_drafter_for_another_tokenizer_is_refused() -> None:
 
 async def test_a_drafter_with_a_smaller_vocabulary_needs_the_same_tokenizer() -> None:
     """Models pad their vocabularies differently; ids that the target lacks would be refused by it."""
-    drafter = ProfiledDrafter(PROFILE, time.sleep)
+    drafter = ProfiledDrafter(ProfiledPair(PROFILE), time.sleep)
     drafter.tokenizer_fingerprint = "f" * 64
     padded = info(tokenizer_fingerprint="f" * 64, vocabulary_size=1024)
     check_fits(drafter, padded)

@@ -93,3 +93,15 @@ def test_modes_without_a_choice():
     assert DraftOptions(mode=Mode.SYNC).patience_for(1000.0) == (1000.0, 0.0)
     assert DraftOptions().patience_for(50.0) == (0.0, 50.0)
     assert DraftOptions(patience_ms=0.0).patience_for(5000.0) == (0.0, 0.0)
+
+
+def test_blocks_follow_their_window():
+    """Synchronous speculation with a window that is no constant: the same protocol, better blocks."""
+    pair = Profile(0.9, step_ms=30.0, draft_ms=2.0)
+    four, measured, ema, learned = (
+        foretell(DraftOptions(mode=Mode.SYNC, sizing=sizing), 100.0, pair=pair).tpot_ms
+        for sizing in (Sizing.FIXED, Sizing.MEASURED, Sizing.EMA, Sizing.LEARNED)
+    )
+    assert measured < 0.8 * four
+    assert ema < 0.85 * four
+    assert learned < 0.85 * four

@@ -10,13 +10,16 @@ from dataclasses import replace
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
+from scripts.bench_capacity import __main__ as command_line
 from scripts.bench_capacity.accounting import Arrival, Window, Written, within
 from scripts.bench_capacity.colocated import best_lookahead, colocated, policies, tokens_per_s
 from scripts.bench_capacity.figures import aims, cells, served_within
-from scripts.bench_capacity.records import Header, Measured, read, to_line
+from scripts.bench_capacity.plan import rows
+from scripts.bench_capacity.records import Header, Measured, Predicted, Simulated, read, to_line
 from scripts.bench_capacity.run import rate, wrong_texts
-from scripts.bench_capacity.setting import Arm, Setting, stretch_for
+from scripts.bench_capacity.setting import BATCHING, Arm, Batching, Setting, stretch_for
 from scripts.bench_capacity.simulate import predicted
 from scripts.bench_capacity.wire import Served
 from scripts.bench_latency.prompts import PROMPT_TOKENS
@@ -70,26 +73,36 @@ def test_slices_add_up_and_a_rate_is_unstretched():
 
 def test_drafting_takes_the_verifiers_time():
     pair = SETTING.pair
-    assert colocated(pair, 4).duration_ms(StepLoad(20, 4, 0.0)) == 4 * 3.0 + 30.0
-    assert colocated(pair, 4).duration_ms(StepLoad(80, 16, 0.0)) == pytest.approx(
-        12.0 + 30.0 + 16 * 30.0 / 64
-    )
+    free = colocated(pair, 4, Batching.FREE)
+    assert free.duration_ms(StepLoad(20, 4, 0.0)) == 4 * 3.0 + 30.0
+    assert free.duration_ms(StepLoad(80, 16, 0.0)) == pytest.approx(12.0 + 30.0 + 16 * 30.0 / 64)
+
+
+def test_a_paid_batch_costs_by_the_law_of_an_edges_branches():
+    pair = SETTING.pair
+    paid = colocated(pair, 4, Batching.PAID)
+    assert paid.duration_ms(StepLoad(20, 4, 0.0)) == pytest.approx(4 * pair.forward_ms(4) + 30.0)
+    alone = StepLoad(5, 1, 0.0)
+    assert paid.duration_ms(alone) == colocated(pair, 4, Batching.FREE).duration_ms(alone)
 
 
 def test_the_best_block_is_shorter_where_the_verifier_is_full_and_the_drafter_slow():
     pair = SETTING.pair
-    assert best_lookahead(pair, 1) == 6
-    assert best_lookahead(pair, 16) == 3
-    assert best_lookahead(pair, 64) == 1
-    assert best_lookahead(replace(pair, draft_ms=12.0), 1) < 4
+    assert best_lookahead(pair, 1, Batching.FREE) == best_lookahead(pair, 1, Batching.PAID) == 6
+    assert best_lookahead(pair, 16, Batching.FREE) == 3
+    assert best_lookahead(pair, 64, Batching.FREE) == 1
+    assert best_lookahead(replace(pair, draft_ms=12.0), 1, Batching.FREE) < 4
+    slow = replace(pair, draft_ms=6.0)
+    assert best_lookahead(slow, 12, Batching.PAID) < best_lookahead(slow, 12, Batching.FREE)
 
 
 @pytest.mark.parametrize("clients", [1, 8])
-def test_the_simulated_baseline_is_as_fast_as_its_formula(clients):
+@pytest.mark.parametrize("arm", BATCHING)
+def test_the_simulated_baseline_is_as_fast_as_its_formula(clients, arm):
     setting = replace(SETTING, clients=clients, rtt_ms=0.0, tokens=400)
-    lookahead = best_lookahead(setting.pair, clients)
-    formula = tokens_per_s(setting.pair, lookahead, clients)
-    assert predicted(setting, Arm.COLOCATED, lookahead).tokens_per_s == pytest.approx(formula, rel=0.06)
+    lookahead = best_lookahead(setting.pair, clients, BATCHING[arm])
+    formula = tokens_per_s(setting.pair, lookahead, clients, BATCHING[arm])
+    assert predicted(setting, arm, lookahead).tokens_per_s == pytest.approx(formula, rel=0.06)
 
 
 def test_the_drafter_takes_the_place_of_prompt_lookup():
@@ -121,12 +134,18 @@ def test_everything_is_stretched_alike():
 # ---- the figures ----
 
 
+def simulated(arm, rate_per_s, *, clients=4, p95=30.0):
+    return Simulated(
+        replace(SETTING, clients=clients), arm, None, Predicted(tokens_per_s=rate_per_s, itl_p95_ms=p95)
+    )
+
+
 def measured(arm, rate_per_s, *, clients=4, draft_ms=3.0, p95=30.0, wrong=0):
     setting = replace(SETTING, clients=clients, draft_ms=draft_ms)
     return Measured(
         setting,
         arm,
-        3 if arm is Arm.COLOCATED else None,
+        3 if arm in BATCHING else None,
         window_s=3.0,
         tokens=1000,
         tokens_per_s=Interval(rate_per_s, None, None),
@@ -140,15 +159,16 @@ def measured(arm, rate_per_s, *, clients=4, draft_ms=3.0, p95=30.0, wrong=0):
         wrong=wrong,
         clients_cpu=0.1,
         server_cpu=0.1,
+        busy=0.1,
         neighbours=0.0,
         predicted=None,
     )
 
 
-def cell(cloud, si, slipstream, clients=4):
+def cell(cloud, free, paid, slipstream, clients=4):
     return [
         measured(arm, rate_per_s, clients=clients)
-        for arm, rate_per_s in zip(Arm, (cloud, si, slipstream), strict=True)
+        for arm, rate_per_s in zip(Arm, (cloud, free, paid, slipstream), strict=True)
     ]
 
 
@@ -157,18 +177,33 @@ def verdicts(found):
 
 
 def test_what_must_hold():
-    assert verdicts([*cell(100, 200, 211), *cell(100, 200, 200, clients=32)]) == [True] * 4
-    assert verdicts(cell(100, 200, 209)) == [True, False, None, True]
-    assert verdicts(cell(100, 200, 199, clients=32)) == [True, None, False, True]
-    assert verdicts(cell(100, 50, 90)) == [True, True, None, False]
+    assert verdicts([*cell(100, 200, 190, 211), *cell(100, 200, 190, 200, clients=32)]) == [True] * 6
+    assert verdicts(cell(100, 200, 190, 209)) == [True, False, None, True, None, True]
+    assert verdicts(cell(100, 200, 190, 195, clients=32)) == [True, None, False, None, True, True]
+    assert verdicts(cell(100, 50, 40, 90)) == [True, True, None, True, None, False]
     assert verdicts([measured(Arm.SLIPSTREAM, 100, wrong=1)])[0] is False
-    assert verdicts([]) == [None] * 4
+    assert verdicts([]) == [None] * 6
 
 
 def test_the_cloud_alone_is_shared_by_all_drafters():
-    found = cells([*cell(100, 200, 300), measured(Arm.SLIPSTREAM, 150, draft_ms=12.0)])
-    assert [one.over_cloud for one in found] == [3.0, 1.5]
-    assert found[1].over_colocated is None
+    found = cells([*cell(100, 200, 150, 300), measured(Arm.SLIPSTREAM, 150, draft_ms=12.0)])
+    assert [one.over(Arm.CLOUD) for one in found] == [3.0, 1.5]
+    assert [found[0].over(arm) for arm in BATCHING] == [1.5, 2.0]
+    assert found[1].over(Arm.COLOCATED) is None
+
+
+def test_a_batch_of_one_is_measured_once():
+    (one,) = cells([measured(Arm.COLOCATED, 50, clients=1), measured(Arm.SLIPSTREAM, 100, clients=1)])
+    assert one.over(Arm.COLOCATED_PAID) == one.over(Arm.COLOCATED) == 2.0
+    planned = rows([replace(SETTING, clients=count, draft_ms=ms) for count in (1, 4) for ms in (3.0, 12.0)])
+    assert [row.arm for row in planned if row.setting.clients == 1].count(Arm.COLOCATED_PAID) == 0
+    assert [row.arm for row in planned if row.setting.clients == 4].count(Arm.COLOCATED_PAID) == 2
+    assert [row.arm for row in planned].count(Arm.CLOUD) == 2
+
+
+def test_a_simulated_row_is_compared_like_a_measured_one():
+    (one,) = cells([simulated(Arm.COLOCATED_PAID, 50), simulated(Arm.SLIPSTREAM, 100)])
+    assert one.over(Arm.COLOCATED_PAID) == 2.0
 
 
 def test_served_within_a_limit_counts_up_to_the_first_that_is_too_slow():
@@ -177,8 +212,15 @@ def test_served_within_a_limit_counts_up_to_the_first_that_is_too_slow():
         for clients, p95 in ((1, 30.0), (4, 31.0), (16, 45.0), (64, 31.0))
     ]
     (slipstream,) = served_within(found)
-    assert slipstream.clients == (4, 4, 64)
-    assert slipstream.tokens_per_s == (40.0, 40.0, 640.0)
+    assert [(one.clients, one.tokens_per_s) for one in slipstream.most] == [(4, 40.0), (4, 40.0), (64, 640.0)]
+
+
+def test_within_a_limit_a_shorter_block_is_reckoned_with():
+    """Six drafts and a step take 48 ms; three take 39."""
+    run, computed = served_within([measured(Arm.COLOCATED, 78.0, clients=1, p95=48.0)])[:2]
+    assert [one and one.clients for one in run.most] == [None, None, 1]
+    assert [one and one.lookahead for one in computed.most] == [None, 3, 6]
+    assert computed.most[1].tokens_per_s == pytest.approx(1000 * (1 + 0.8 + 0.64 + 0.512) / 39)
 
 
 def test_texts_are_held_to_what_the_target_alone_writes():
@@ -192,9 +234,11 @@ def test_texts_are_held_to_what_the_target_alone_writes():
 def test_a_file_is_read_back_and_another_refused(tmp_path):
     path = tmp_path / "runs.jsonl"
     one = measured(Arm.COLOCATED, 100.0)
-    path.write_text(to_line(Header("", {}, "")) + "\n" + to_line(one) + "\n" + '{"kind": "Meas')
+    other = simulated(Arm.SLIPSTREAM, 90.0)
+    lines = [to_line(record) for record in (Header("", {}, ""), one, other)]
+    path.write_text("\n".join(lines) + "\n" + '{"kind": "Meas')
     _, found = read(path)
-    assert list(found) == [one]
+    assert list(found) == [one, other]
     path.write_text('{"kind": "Run"}\n')
     with pytest.raises(UserError, match="no known kind"):
         read(path)
@@ -218,11 +262,35 @@ def test_two_clients_live(tmp_path):
         assert one.wrong == 0
         assert one.generations > 0
         assert one.tokens > 20
-    cloud, si, slipstream = found
+    cloud, free, paid, slipstream = found
     assert cloud.facts_per_token == pytest.approx(1.0, abs=0.05)
-    assert si.facts_per_token > 1.2
+    assert free.facts_per_token > 1.2
+    assert paid.facts_per_token > 1.2
     assert slipstream.facts_per_token > 1.2
     assert slipstream.acceptance is not None
+
+
+def test_a_budget_leaves_rows_that_a_later_run_finds(tmp_path, monkeypatch):
+    asked = []
+
+    def slowly(setting, arm, lookahead):
+        asked.append(arm)
+        time.sleep(0.05)
+        return Predicted(100.0, 30.0)
+
+    monkeypatch.setattr(command_line, "predicted", slowly)
+    command = ["--quick", "--no-live", "--clients", "1", "--out", str(tmp_path)]
+    first = CliRunner().invoke(command_line.app, [*command, "--budget-minutes", "0.001"])  # 0.06 s
+    assert first.exit_code == 0, first.output
+    assert asked == [Arm.CLOUD]
+    assert "2 rows are left" in first.output
+    again = CliRunner().invoke(command_line.app, command)
+    assert isinstance(again.exception, UserError)
+    last = CliRunner().invoke(command_line.app, [*command, "--resume"])
+    assert last.exit_code == 0, last.output
+    assert asked == [Arm.CLOUD, Arm.COLOCATED, Arm.SLIPSTREAM]
+    _, found = read(tmp_path / "runs.jsonl")
+    assert [one.arm for one in found] == asked
 
 
 def test_an_interruption_shows_what_there_is_and_leaves_nothing_behind(tmp_path):

@@ -1,0 +1,1 @@
+"""What recovery from failures costs and buys: moving sessions, hedging steps, waiting for drafts. Simulated."""

@@ -1,0 +1,1 @@
+"""The simulator against the live runtime: `python -m scripts.validate`."""
