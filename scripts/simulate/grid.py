@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final, TextIO
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 WIDE: Final = 160
@@ -28,11 +29,11 @@ def print_grid(grid: Grid, stream: TextIO | None = None) -> None:
     file = stream if stream is not None else sys.stdout
     console = Console(file=file, width=None if file.isatty() else WIDE, highlight=False)
     first, *others = grid.columns
-    table = Table(first, title=grid.title or None, title_justify="left", title_style="bold")
+    table = Table(escape(first), title=escape(grid.title) or None, title_justify="left", title_style="bold")
     for name in others:
-        table.add_column(name, justify="right")
+        table.add_column(escape(name), justify="right")
     for row in grid.rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     console.print(table)
     if grid.note:
-        console.print(grid.note)
+        console.print(grid.note, markup=False)

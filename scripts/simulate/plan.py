@@ -116,19 +116,20 @@ def plan(
         print_grid(grid)
         print(_verdict(found, tried, cheapest))
     if out is not None:
-        unit = f"{found.prices.currency} per hour"
-        spots = {
-            pool: Spot(str(pool), pool.per_hour, pool.tpot_ms or 0.0, pool.met)
-            for pool in tried
-            if pool.tpot_ms
-        }
+        drawn = [pool for pool in tried if pool.tpot_ms is not None]
         picture = of_frontier(
-            list(spots.values()),
-            [spots[one] for one in frontier],
-            spots.get(cheapest) if cheapest else None,
-            unit,
+            [_spot(pool) for pool in drawn],
+            [_spot(pool) for pool in frontier],
+            _spot(cheapest) if cheapest is not None else None,
+            f"{found.prices.currency} per hour",
         )
-        words = ["plan", str(scenario), f"--most {most}", *(f"--vary '{one}'" for one in vary or ())]
+        words = [
+            "plan",
+            str(scenario),
+            f"--most {most}",
+            *(f"--set '{one}'" for one in overrides or ()),
+            *(f"--vary '{one}'" for one in vary or ()),
+        ]
         command = again([*words, f"--seeds {seeds}"], found)
         write_report(out, kind="plan", scenario=found, grids=[grid], plots=[picture], command=command)
         written = json.dumps(_document(tried, frontier, cheapest), indent=1, allow_nan=False)
@@ -226,6 +227,10 @@ def pareto(pools: Sequence[Pool]) -> list[Pool]:
 # ---- what is shown ----
 
 
+def _spot(pool: Pool) -> Spot:
+    return Spot(str(pool), pool.per_hour, pool.tpot_ms or 0.0, pool.met)
+
+
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
@@ -274,9 +279,8 @@ def _verdict(scenario: Scenario, tried: Sequence[Pool], cheapest: Pool | None) -
 
 
 def _document(tried: Sequence[Pool], frontier: Sequence[Pool], cheapest: Pool | None) -> dict[str, Any]:
-    names = {id(pool): str(pool) for pool in tried}
     return {
-        "cheapest": None if cheapest is None else names[id(cheapest)],
+        "cheapest": None if cheapest is None else str(cheapest),
         "frontier": [str(pool) for pool in frontier],
         "tried": [
             {

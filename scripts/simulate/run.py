@@ -48,8 +48,8 @@ def run(
     else:
         print_outcome(found, outcome)
     if out is not None:
-        words = " ".join(f"--set '{one}'" for one in overrides or ())
-        command = f"python -m scripts.simulate run {scenario} {words} --seed {found.seed}"
+        changes = [*(f"--set '{one}'" for one in overrides or ()), f"--duration-s {found.duration_s:g}"]
+        command = f"python -m scripts.simulate run {scenario} {' '.join(changes)} --seed {found.seed}"
         write_report(
             out,
             kind="run",

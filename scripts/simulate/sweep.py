@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from scripts.parallel import spread
+from scripts.simulate.documents import Node
 from scripts.simulate.grid import Grid, print_grid
 from scripts.simulate.load import load, parse_override
 from scripts.simulate.outcome import Outcome, simulate
@@ -101,7 +102,13 @@ def sweep(
     else:
         print_grid(grid)
     if out is not None:
-        words = ["sweep", str(scenario), *(f"--vary '{one}'" for one in vary or ()), f"--seeds {seeds}"]
+        words = [
+            "sweep",
+            str(scenario),
+            *(f"--set '{one}'" for one in overrides or ()),
+            *(f"--vary '{one}'" for one in vary or ()),
+            f"--seeds {seeds}",
+        ]
         write_report(
             out,
             kind="sweep",
@@ -116,7 +123,14 @@ def sweep(
 
 def again(words: Sequence[str], scenario: Scenario) -> str:
     """The command line that makes the same report."""
-    return " ".join(["python -m scripts.simulate", *words, f"--seed {scenario.seed}"])
+    return " ".join(
+        [
+            "python -m scripts.simulate",
+            *words,
+            f"--duration-s {scenario.duration_s:g}",
+            f"--seed {scenario.seed}",
+        ]
+    )
 
 
 def common(overrides: list[str] | None, duration_s: float | None) -> tuple[tuple[str, Any], ...]:
@@ -141,7 +155,8 @@ def parse_axis(text: str) -> tuple[str, tuple[Any, ...]]:
     Raises:
         UserError: it is no list, or an empty one.
     """
-    key, value = parse_override(text)
+    key, given = parse_override(text)
+    value = given.plain() if isinstance(given, Node) else given
     if not isinstance(value, list) or not value:
         raise UserError(
             f"--vary {text}: not KEY.PATH=[VALUE, VALUE, ...], such as fleets[0].count=[10, 20, 40]"
@@ -184,7 +199,7 @@ PANELS: Final = ("TPOT p95 ms", "tokens/s", "busy", "per M tokens")
 def table(name: str, settings: Sequence[Setting]) -> Grid:
     """One row per combination, means over the seeds."""
     shown = [one for one in COLUMNS if any(setting.mean(one[1]) is not None for setting in settings)]
-    keys = [key for key, _ in settings[0].values]
+    keys = short([key for key, _ in settings[0].values])
     rows = tuple(
         (
             *(str(value) for _, value in setting.values),
@@ -200,6 +215,12 @@ def table(name: str, settings: Sequence[Setting]) -> Grid:
     if any(heading == "SLO" for heading, _, _ in shown):
         note += " SLO: share of the runs that kept every limit."
     return Grid(f"{name}: sweep", (*keys, *(heading for heading, _, _ in shown)), rows, note.strip())
+
+
+def short(keys: Sequence[str]) -> list[str]:
+    """Key paths by their last names, where those differ."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return [key if last.count(name) > 1 else name for key, name in zip(keys, last, strict=True)]
 
 
 def picture(settings: Sequence[Setting]) -> list[Plot]:
