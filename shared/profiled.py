@@ -20,7 +20,7 @@ from typing import Any
 
 from shared.errors import UserError
 from shared.hardware import HardwareProfile, StepLoad, read_hardware
-from shared.policy.expansion import Candidate
+from shared.policy.expansion import Candidate, candidates
 
 EASY = 0.98
 STEP_COST = ("step_ms", "flat_nodes", "node_ms")
@@ -34,6 +34,10 @@ def mix(value: int) -> int:
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
     return value ^ (value >> 31)
+
+
+_EASE, _DRAW = mix(1), mix(2)
+"""Salts of `unit`, mixed once."""
 
 
 def unit(state: int, salt: int) -> float:
@@ -116,7 +120,7 @@ class ProfiledPair:
         acceptance = self.profile.acceptance
         if self.profile.iid or acceptance < 0.6 or acceptance > EASY:
             return acceptance
-        return EASY if unit(state, 1) < 0.5 else 2 * acceptance - EASY
+        return EASY if (mix(state ^ _EASE) >> 11) * 2.0**-53 < 0.5 else 2 * acceptance - EASY
 
     def candidates(self, state: int, width: int) -> list[Candidate]:
         """The drafter's first `width` candidates, likeliest first."""
@@ -124,11 +128,11 @@ class ProfiledPair:
         target = self.target(state)
         size = self.profile.vocabulary_size
         stride = 1 + mix(state ^ 0x33) % (size // 64)
-        found = [Candidate((target + step * stride) % size, cost) for step, cost in enumerate(costs, 1)]
-        right = bisect_right(reach, unit(state, 2))
+        tokens = [(target + step * stride) % size for step in range(1, width + 1)]
+        right = bisect_right(reach, (mix(state ^ _DRAW) >> 11) * 2.0**-53)
         if right < width:
-            found[right] = Candidate(target, costs[right])
-        return found
+            tokens[right] = target
+        return candidates(tokens, costs)
 
 
 @lru_cache(maxsize=4096)

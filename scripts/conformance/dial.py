@@ -14,7 +14,7 @@ from scripts.conformance.server.client import DEADLINE_S, Metadata
 
 
 class UnreachableError(Exception):
-    """Nobody answers, or the command line does not say how to come there."""
+    """Nobody answers, or the command line does not say what is to be looked at and how to come there."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import enum
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Generic, Protocol, TypeVar
 
 import grpc
@@ -84,6 +85,12 @@ class RuleBook(Generic[Subject]):
 
     def __getitem__(self, name: str) -> Rule[Subject]:
         return self._rules[name]
+
+    def arrange(self, modules: Sequence[ModuleType]) -> None:
+        """Put the rules into the order of the modules that they stand in, whatever the order of imports."""
+        names = [module.__name__ for module in modules]
+        order = sorted(self._rules.values(), key=lambda rule: names.index(rule.exchange.__module__))
+        self._rules = {rule.name: rule for rule in order}
 
     def rule(self, where: str, *, last: bool = False) -> Callable[[Exchange[Subject]], Exchange[Subject]]:
         """Enter the decorated exchange: its name is the rule's, its docstring what the rule says."""

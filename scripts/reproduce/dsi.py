@@ -11,18 +11,17 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from edge_client.policies import DraftOptions, Shape, policies_for
+from edge_client.policies import DraftOptions, Shape
 from scripts.bench_dsi.plan import WORKERS
 from scripts.bench_dsi.rows import BRANCH_COST, PAPER_LOOKAHEADS, ROWS, Row
-from scripts.reproduce.interruptible import CHAIN, interruptible_ms
+from scripts.reproduce.interruptible import CHAIN, text_ms
 from scripts.reproduce.texts import best_si, hits
 from shared.profiled import Profile
-from shared.sim.predict import default_reconnect, predict
 
 TARGET_MS: Final = 100.0
 """Of the heat map. Only the drafter's share of it matters."""
 MANY_SERVERS: Final = 0.05
-"""Drafters of a smaller share need so many targets, up to a hundred, that half a text is all a cell is given."""
+"""Drafters of a smaller share need so many targets, up to a hundred, that one text is all a cell is given."""
 LOOKAHEADS: Final = (*range(1, 31), 40, 50, 75, 100)
 """Among which the honest SI takes its best one."""
 
@@ -176,9 +175,11 @@ def cell(task: CellTask) -> CellFigures:
         paper_si=paper_ms / unit,
         servers=servers,
         lookahead=lookahead_for(pair, WORKERS),
-        ideal=_arm(task, [interruptible_ms(pair, servers, task.tokens, seed)[-1] for seed in seeds]),
-        chain=_arm(task, [text_ms(pair, CHAIN, task.tokens, seed) for seed in seeds]),
-        policy=_arm(task, [text_ms(pair, DraftOptions(), task.tokens, seed) for seed in seeds]),
+        ideal=_arm(
+            task, [text_ms(pair, CHAIN, servers, task.tokens, seed, interruptible=True)[-1] for seed in seeds]
+        ),
+        chain=_arm(task, [text_ms(pair, CHAIN, WORKERS, task.tokens, seed)[-1] for seed in seeds]),
+        policy=_arm(task, [text_ms(pair, DraftOptions(), WORKERS, task.tokens, seed)[-1] for seed in seeds]),
     )
 
 
@@ -193,7 +194,7 @@ def row(task: tuple[Row, DsiSize]) -> RowFigures:
     paper_lookahead, paper_ms = best_si(pair, seeds, tokens, PAPER_LOOKAHEADS, as_paper=True)
     texts = [hits(pair, seed, tokens) for seed in seeds]
     chain, policy = (
-        sum(text_ms(pair, draft, tokens, seed) for seed in seeds) / len(seeds)
+        sum(text_ms(pair, draft, WORKERS, tokens, seed)[-1] for seed in seeds) / len(seeds)
         for draft in (DraftOptions(shape=Shape.CHAIN), DraftOptions())
     )
     return RowFigures(
@@ -224,24 +225,10 @@ def cell_tasks(size: DsiSize) -> list[CellTask]:
     return [
         CellTask(share, acceptance, size.seeds, size.tokens)
         if share >= MANY_SERVERS
-        else CellTask(share, acceptance, 1, size.tokens // 2)
+        else CellTask(share, acceptance, 1, size.tokens)
         for share in size.shares
         for acceptance in size.acceptances
     ]
-
-
-def text_ms(pair: Profile, draft: DraftOptions, tokens: int, seed: int) -> float:
-    """From the request to the last token, no network, `WORKERS` targets."""
-    found = predict(
-        pair,
-        policies_for(draft, draft.shape_for(), default_reconnect(), pair.context_length),
-        rtt_ms=0.0,
-        tokens=tokens,
-        seed=seed,
-        workers=WORKERS,
-        sp_degree=WORKERS,
-    )
-    return found.ttft_ms + (tokens - 1) * found.tpot_ms
 
 
 def _arm(task: CellTask, times_ms: list[float]) -> ArmFigures:

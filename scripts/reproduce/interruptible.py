@@ -27,6 +27,8 @@ from shared.sim.world import World
 
 ENDLESS = 4096
 """Nodes in flight: DSI has no window."""
+WARM_UP_TOKENS = 8
+WARM_UP_SEED = 1 << 20
 CHAIN = DraftOptions(shape=Shape.CHAIN, sizing=Sizing.FIXED, window=ENDLESS, pace=Pace.AT_ONCE)
 """Drafts a chain without end, and sends every token at once: lookahead 1."""
 
@@ -70,24 +72,38 @@ class InterruptibleEdge(Edge):
         return False
 
 
-def interruptible_ms(pair: Profile, servers: int, tokens: int, seed: int) -> tuple[float, ...]:
-    """When each token of a chain-drafting session is there (ms from the request), with `servers` targets, RTT 0."""
+def text_ms(
+    pair: Profile, draft: DraftOptions, servers: int, tokens: int, seed: int, *, interruptible: bool = False
+) -> tuple[float, ...]:
+    """When each token of a session is there (ms from the request), with `servers` targets as its SP, no network.
+
+    The pool has served a short text before, so that it knows how long a step takes: a fresh one would begin as many
+    steps at once as it has targets, whatever there is to verify.
+    """
     facts = ProfiledPair(pair)
     limits = Limits(max_live_nodes=ENDLESS, max_depth=ENDLESS, max_nodes_per_message=1024)
     make_pool = pool_of(servers)
     info = replace(model_info(pair, limits), sp_degree=make_pool().sp_degree)
+    plans = [
+        _plan(facts, draft, seed + WARM_UP_SEED, WARM_UP_TOKENS),
+        replace(_plan(facts, draft, seed, tokens), after=0),
+    ]
+    world = World(facts, info, make_pool, plans, seed=seed, fleet=FleetPlan((WorkerPlan(),) * servers))
+    if interruptible:
+        setting = Setting(seed, Faults(), through_codec=False, clock=world.clock, trace=world.trace)
+        world.edges[1] = InterruptibleEdge(setting, 1, plans[1], info, world.servers, lambda _: None)
+    world.run()
+    edge = world.edges[1]
+    return tuple((at - edge.started) / MILLISECOND for at, count in edge.emitted for _ in range(count))
+
+
+def _plan(facts: ProfiledPair, draft: DraftOptions, seed: int, tokens: int) -> EdgePlan:
+    pair = facts.profile
     prompt = random_prompt(seed, PROMPT_TOKENS, pair.vocabulary_size)
-    policies = policies_for(CHAIN, Shape.CHAIN, default_reconnect(), pair.context_length)
-    plan = EdgePlan(
+    return EdgePlan(
         Request(prompt, tokens, SamplingParams()),
-        policies,
+        policies_for(draft, draft.shape_for(), default_reconnect(), pair.context_length),
         SyntheticDrafter(facts),
         up=LinkProfile(),
         down=LinkProfile(),
     )
-    world = World(facts, info, make_pool, [plan], seed=seed, fleet=FleetPlan((WorkerPlan(),) * servers))
-    setting = Setting(seed, Faults(), through_codec=False, clock=world.clock, trace=world.trace)
-    edge = InterruptibleEdge(setting, 0, plan, info, world.servers, lambda _: None)
-    world.edges[:] = [edge]
-    world.run()
-    return tuple(at / MILLISECOND for at, count in edge.emitted for _ in range(count))

@@ -212,7 +212,7 @@ def equal_waiting(equals: Sequence[Any], folder: Path) -> str:
         )
         if known:
             axis.set_yscale("log", base=2)
-            axis.set_yticks([1, 1.5, 2, 3, 4, 6, 8], ["1", "1.5", "2", "3", "4", "6", "8"])
+            axis.set_yticks([1, 1.5, 2, 3, 4, 8, 16], ["1", "1.5", "2", "3", "4", "8", "16"])
         axis.legend(fontsize=8, ncols=2)
     return name
 

@@ -19,7 +19,7 @@ from what the running product does: real server and edge processes, real gRPC, a
 ({STEP_MS:g} ms a step up to {FLAT_NODES} nodes and {NODE_MS:.3g} ms for each beyond; it sleeps instead of computing,
 and its texts are a function of the prompt).
 
-    .venv/bin/python -m scripts.validate          # the grid, live, then simulated: about a quarter of an hour
+    .venv/bin/python -m scripts.validate          # the grid, live, then simulated: about 20 minutes
     .venv/bin/python -m scripts.validate report FILE --page docs/validation.md    # this page, from its rows.jsonl
 """
 METHOD: Final = """\

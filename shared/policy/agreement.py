@@ -27,6 +27,10 @@ class Agreement(Protocol):
         """Nats: the estimate that replaces the drafter's own `claim`."""
         ...
 
+    def costs(self, claims: tuple[float, ...]) -> tuple[float, ...]:
+        """The same for several."""
+        ...
+
     def judged(self, claims: Iterable[tuple[float, bool]]) -> None:
         """Claims (nats) for the children of one node, and which of them came true: one at most."""
         ...
@@ -39,6 +43,10 @@ class Claimed:
     def cost(self, claim: float) -> float:
         """See `Agreement.cost`."""
         return claim
+
+    def costs(self, claims: tuple[float, ...]) -> tuple[float, ...]:
+        """See `Agreement.costs`."""
+        return claims
 
     def judged(self, claims: Iterable[tuple[float, bool]]) -> None:
         """See `Agreement.judged`."""
@@ -54,17 +62,21 @@ class Calibrated:
     """Weight of a verdict, one verdict of its class later."""
     _claimed: list[float] = field(default_factory=lambda: [0.0] * (len(EDGES) + 1))
     _true: list[float] = field(default_factory=lambda: [0.0] * (len(EDGES) + 1))
-    _costs: dict[float, float] = field(default_factory=dict)
-    """By claim, since the last verdict: the candidates of many places claim the same."""
+    _costs: dict[tuple[float, ...], tuple[float, ...]] = field(default_factory=dict)
+    """By claims, since the last verdict: the candidates of many places claim the same."""
 
     def cost(self, claim: float) -> float:
         """See `Agreement.cost`."""
-        known = self._costs.get(claim)
+        index = bisect_left(EDGES, claim)
+        worth = self.prior * math.exp(-claim)
+        ratio = (self._true[index] + worth) / (self._claimed[index] + worth)
+        return max(_LEAST_COST, claim - math.log(ratio))
+
+    def costs(self, claims: tuple[float, ...]) -> tuple[float, ...]:
+        """See `Agreement.costs`."""
+        known = self._costs.get(claims)
         if known is None:
-            index = bisect_left(EDGES, claim)
-            worth = self.prior * math.exp(-claim)
-            ratio = (self._true[index] + worth) / (self._claimed[index] + worth)
-            known = self._costs[claim] = max(_LEAST_COST, claim - math.log(ratio))
+            known = self._costs[claims] = tuple(map(self.cost, claims))
         return known
 
     def judged(self, claims: Iterable[tuple[float, bool]]) -> None:

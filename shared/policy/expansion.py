@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from shared.session.brood import Brood
@@ -24,6 +25,14 @@ class Candidate(NamedTuple):
     token: int
     cost: float
     """Nats: -ln of the estimate that the target draws this token given its parent. Finite, at least 0."""
+
+
+_bare_candidate: Callable[[tuple[int, float]], Candidate] = partial(tuple.__new__, Candidate)
+
+
+def candidates(tokens: Iterable[int], costs: Iterable[float]) -> list[Candidate]:
+    """One for each token and cost. Drafters make tens of thousands a second: no Python runs for each of them."""
+    return list(map(_bare_candidate, zip(tokens, costs, strict=True)))
 
 
 class Frontier:
@@ -73,13 +82,17 @@ class Frontier:
         found = self.first()
         if found is None:
             raise IndexError("an empty frontier has no likeliest node")
+        self.drop_first()
+        return found
+
+    def drop_first(self) -> None:
+        """Take away what `first` has just returned."""
         _, _, rank, _, brood = self._heap[0]
         follower = None if brood is None else self._next(brood, rank + 1)
         if follower is None:
             heapq.heappop(self._heap)
         else:
             heapq.heapreplace(self._heap, follower)
-        return found
 
     def _next(self, brood: Brood, rank: int) -> _Entry | None:
         """What stands for a brood of which so many have been taken; None: there are no more."""
@@ -132,7 +145,8 @@ class BestFirst:
         """See `Expansion.choose`."""
         chosen: list[Node] = []
         while len(chosen) < self.branches and (node := frontier.first()) is not None and within(node):
-            chosen.append(frontier.pop())
+            chosen.append(node)
+            frontier.drop_first()
         return chosen
 
     def forwarded(self, nodes: int, duration: int) -> None:
@@ -204,7 +218,8 @@ class MarginalGain:
             if chosen and chance * (start + each * len(chosen)) < gain * each:
                 break
             gain += chance
-            chosen.append(frontier.pop())
+            chosen.append(node)
+            frontier.drop_first()
         return chosen
 
     def forwarded(self, nodes: int, duration: int) -> None:

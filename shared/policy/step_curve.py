@@ -58,7 +58,7 @@ class StepCurve:
         self._weight = keep * self._weight + 1.0
         self._duration = keep * self._duration + duration_us
         for knee, line in zip(KNEES, self._lines, strict=True):
-            beyond = max(0, tokens - knee)
+            beyond = tokens - knee if tokens > knee else 0
             line.tokens = keep * line.tokens + beyond
             line.square = keep * line.square + beyond * beyond
             line.product = keep * line.product + beyond * duration_us

@@ -71,6 +71,8 @@ class PoolScheduler:
         self._helping = Helping(self._workers, self._places, self.policies, self._suspects)
         self._free: set[int] = set()
         """Workers with no step out."""
+        self._loose: set[int] = set()
+        """Workers that may have something to do without sessions of their own: to let go of some, or a trial."""
         self._timed: set[int] = set()
         """Workers whose step is given up on one day."""
         self._numbers = count(1)
@@ -176,8 +178,8 @@ class PoolScheduler:
         books = self._workers.pop(worker, None)
         if books is None:
             return None
-        self._free.discard(worker)
-        self._timed.discard(worker)
+        for numbers in (self._free, self._loose, self._timed):
+            numbers.discard(worker)
         culprit = self._lost(books) if books.out is not None else None
         if books.trial is not None:
             self._suspects.put_back(books.trial)
@@ -222,6 +224,7 @@ class PoolScheduler:
             out = books.out is not None and any(item.session == key for item in books.out.step.items)
             if books.cached.pop(key, None) is not None or out:
                 books.released.append(key)
+                self._loose.add(books.number)
 
     def refused(self, most: int) -> int | None:
         """None: there is room for one more session, of which at most `most` are allowed. Else in how many milliseconds
@@ -238,7 +241,7 @@ class PoolScheduler:
         """When something becomes due, if nothing happens before; None: nothing to wait for."""
         due = [
             at
-            for books in self._askable()
+            for books in self._idle()
             if (at := self._packing.ready_at(books, *self._helping.about(books))) is not None
         ]
         due += [
@@ -260,6 +263,8 @@ class PoolScheduler:
             items = self._items(books, now)
             if items or books.released:
                 return self._begin(books, items, now)
+            if books.trial is None:
+                self._loose.discard(books.number)
         return None
 
     def complete(self, outcome: StepOutcome, now: int, worker: int = 0) -> list[CloudEffect]:
@@ -344,23 +349,31 @@ class PoolScheduler:
     def transferred(self, session: int, target: int, tokens: int | None, now: int) -> None:
         """What came of a transfer: the tokens that `target` now holds; None: it did not work."""
         self._placement.transferred(session, target, tokens, now)
+        if target in self._workers:
+            self._loose.add(target)  # perhaps what came is to go again
 
     # ---- inside ----
 
-    def _askable(self) -> list[WorkerBooks]:
-        """Workers that can be given a step and may have something to do, those with sessions of their own first."""
+    def _idle(self) -> list[WorkerBooks]:
+        """Workers that can be given a step, those with sessions of their own first; the others where they may help."""
         own = self._places.homes & self._free
-        others = self._free - own
-        if others and not (self.policies.sp_degree > 1 or self._suspects or self._checks):
-            # Nobody is to help, to be tried or to check: they have at most something to let go of.
-            known = self._workers
-            others = {one for one in others if known[one].released or known[one].trial is not None}
-        return [self._workers[number] for number in (*sorted(own), *sorted(others))]
+        others = sorted(self._free - own) if self.policies.sp_degree > 1 else ()
+        return [self._workers[number] for number in (*sorted(own), *others)]
+
+    def _askable(self) -> list[WorkerBooks]:
+        """The idle that may have something to do."""
+        if self.policies.sp_degree > 1:
+            return self._idle()
+        others = self._free
+        if not self._suspects and not self._checks:  # nobody is to be tried, and nothing to be checked
+            others = others & self._loose
+        return [*self._idle(), *(self._workers[number] for number in sorted(others - self._places.homes))]
 
     def _freed(self, books: WorkerBooks) -> bool:
         """A worker's step is out no more. Returns whether it had been given up on."""
         late, books.late, books.out = books.late, False, None
         self._free.add(books.number)
+        self._loose.add(books.number)  # if its session went to another, or it has made a check
         self._timed.discard(books.number)
         return late
 
@@ -372,6 +385,7 @@ class PoolScheduler:
         """What a worker's step that begins now asks for."""
         if self._suspects and books.trial is None and (books.serves or not self._replaceable(books)):
             books.trial = self._suspects.next_trial(self._places)
+            self._loose.add(books.number)
         if books.trial is not None:
             items = self._trial(books, books.trial, now)
             if items:

@@ -6,7 +6,7 @@ the others die with the next commit. Until then they are numbers in a list.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 
 from shared.session.tree import DraftTree, Node
 
@@ -20,9 +20,9 @@ class Brood:
     __slots__ = ("_made", "_tree", "claims", "left", "parent", "ranked")
 
     def __init__(
-        self, tree: DraftTree, parent: Node, claims: Mapping[int, float], believed: Callable[[float], float]
+        self, tree: DraftTree, parent: Node, claims: Mapping[int, float], costs: Iterable[float]
     ) -> None:
-        """`claims`: by token, the drafter's own cost; `believed` makes of it the cost of the node.
+        """`claims`: by token, the drafter's own cost; `costs`: in the same order, those of the nodes.
 
         Raises:
             ValueError: nothing can hang from `parent`.
@@ -30,17 +30,15 @@ class Brood:
         self._tree = tree
         self.parent = parent
         self.claims = claims
-        key, above = tree.reserve(parent, len(claims)), parent.path_cost
-        ranked: list[Ranked] = []
-        for token, claim in claims.items():
-            cost = believed(claim)
-            ranked.append((cost + above, key, token, cost))
-            key += 1
-        ranked.sort()
-        self.ranked = ranked
+        first, above = tree.reserve(parent, len(claims)), parent.path_cost
+        self.ranked: list[Ranked] = [
+            (cost + above, key, token, cost)
+            for key, (token, cost) in enumerate(zip(claims, costs, strict=True), first)
+        ]
+        self.ranked.sort()
         """The likeliest first."""
-        self._made: list[Node | None] = [None] * len(ranked)
-        self.left = len(ranked)
+        self._made: list[Node | None] = [None] * len(claims)
+        self.left = len(claims)
         """How many of them are no nodes yet."""
 
     def node(self, rank: int) -> Node:
@@ -48,7 +46,7 @@ class Brood:
         node = self._made[rank]
         if node is None:
             _, key, token, cost = self.ranked[rank]
-            node = self._made[rank] = self._tree.add(self.parent, token, cost, key=key)
+            node = self._made[rank] = self._tree.add_reserved(self.parent, token, cost, key)
             self.left -= 1
         return node
 

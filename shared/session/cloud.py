@@ -256,7 +256,10 @@ class CloudSession:
         """The cloud's own guesses that a step may ask for beside the drafts with the keys `asked`: a chain."""
         if self._guesses is None:
             return []
-        return self._guesses.missing(self._in_flight, asked, self.honesty)
+        # The fact at a guess gives one more token than the guess: what no edge drafted ends at the run-ahead.
+        most = self.drafts.seen + self._info.limits.run_ahead
+        guesses = self._guesses.missing(self._in_flight, asked, self.honesty)
+        return [one for one in guesses if one.node.position + 2 <= most]
 
     def take(self, nodes: Iterable[Node], *, now: int) -> StepItem:
         """The item that asks for the facts at `nodes` and, unless another step does, at the end; all of them are in

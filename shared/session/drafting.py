@@ -6,7 +6,7 @@ not sent on this stream. Law 5 makes this simple: what has died meanwhile falls 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 
 from shared.messages import Limits
 from shared.policy.agreement import Agreement
@@ -49,10 +49,13 @@ class Drafting:
 
     def adopt(self, node: Node, candidates: Sequence[Candidate]) -> int:
         """A forward's candidates hang below a live node, each when its turn comes; returns how many they are."""
-        claims: dict[int, float] = {}
-        for candidate in candidates[: self._expansion.width if self._expansion is not None else 0]:
-            claims.setdefault(candidate.token, candidate.cost)  # a drafter may repeat itself
-        brood = self._broods[node.key] = Brood(self._tree, node, claims, self._agreement.cost)
+        found = candidates[: self._expansion.width if self._expansion is not None else 0]
+        claims = dict(found)
+        if len(claims) < len(found):  # a drafter may repeat itself: what it said first counts
+            first = dict(reversed(found))
+            claims = {token: first[token] for token in claims}
+        costs = self._agreement.costs(tuple(claims.values()))
+        brood = self._broods[node.key] = Brood(self._tree, node, claims, costs)
         self._pending.push_brood(brood)
         self._frontier.push_brood(brood)
         return brood.left
@@ -75,7 +78,8 @@ class Drafting:
     def forget(self, nodes: Iterable[Node]) -> None:
         """These nodes are dead."""
         for node in nodes:
-            self._drop(node.key)
+            if node.key in self._forwarded:  # else it has no children
+                self._drop(node.key)
 
     def clear(self) -> None:
         """Nothing is drafted any more: the tree was cleared."""
@@ -128,10 +132,11 @@ class Drafting:
         past = len(self._log) - 1 + self._pacing.steps_ahead(now)
         worthwhile = _reach(self._tree.root, self._expansion.max_cost, limits.max_depth + 1)
         nodes: dict[int, Node] = {}
-        while (node := self._pending.first()) is not None and worthwhile(node):
+        pending, sent = self._pending, uplink.sent
+        while (node := pending.first()) is not None and worthwhile(node):
             # A node that the log will have passed is of use as an ancestor only: it goes with its first descendant.
-            if node.position > past:
-                path = self._unsent(node, nodes, uplink)
+            if node.position > past and node.key not in sent and node.key not in nodes:
+                path = self._unsent(node, nodes, sent)
                 if len(nodes) + len(path) > room:
                     if not nodes and room > 0:
                         # A path longer than a message begins in this one, from the top.
@@ -139,12 +144,14 @@ class Drafting:
                     break
                 for one in path:
                     nodes[one.key] = one
-            self._pending.pop()
+            pending.drop_first()
         return list(nodes.values())
 
-    def _unsent(self, node: Node, chosen: dict[int, Node], uplink: Uplink) -> list[Node]:
+    def _unsent(self, node: Node, chosen: Container[int], sent: Container[int]) -> list[Node]:
+        """The node, and those above it that are neither chosen nor sent."""
         path: list[Node] = []
-        while node is not self._tree.root and node.key not in chosen and not uplink.holds(node):
+        root = self._tree.root
+        while node is not root and node.key not in chosen and node.key not in sent:
             path.append(node)
             if node.parent is None:
                 raise ValueError(f"{node} does not hang from the end")

@@ -38,9 +38,8 @@ from shared.session.edge_policies import EdgePolicies
 from shared.session.log import TokenLog
 from shared.session.moving import Ending, Loss, Streams
 from shared.session.request import Request
-from shared.session.tree import DraftTree, Node, settle
+from shared.session.tree import DraftTree, Node, follow
 from shared.session.uplink import Uplink
-from shared.step import Fact
 
 __all__ = [
     "Connect",
@@ -314,10 +313,10 @@ class EdgeSession:
                 )
             self._drafting.judge(token)
             before = self.tree.root.key
-            self._forget(self.tree.learn(self.tree.root, Fact(token)))
-            done = settle(self.log, self.tree)
-            self._forget(done.killed)
-            self._uplink.forget(done.promoted)
+            heir, killed = follow(self.log, self.tree, token)
+            self._forget(killed)
+            if heir is not None:
+                self._uplink.forget((heir,))
             self._drafting.moved(before)
         effects: list[EdgeEffect] = [Emit(commit.position, commit.tokens)]
         return effects + self._pump(now)

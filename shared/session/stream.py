@@ -213,13 +213,16 @@ class DraftStream:
                 parent = places[index - offset]
             else:
                 parent = self._known(identity - offset)
-            places.append(plan.child(parent, token, cost / COST_UNITS_PER_NAT))
+            child = plan.child(parent, token, cost / COST_UNITS_PER_NAT) if parent is not _DEAD else _DEAD
+            places.append(child)
         return places
 
     def _known(self, identity: int) -> _Place:
-        if identity in self._aliases:
-            return _Alias(self._aliases[identity])
-        return self._nodes.get(identity, _DEAD)
+        node = self._nodes.get(identity)
+        if node is not None:
+            return node
+        position = self._aliases.get(identity)
+        return _DEAD if position is None else _Alias(position)
 
     def _check_room(self, draft: Draft, plan: _Plan, places: list[_Place], log: TokenLog) -> None:
         # Ids are counted, not nodes: one guess sent a thousand times is one node and a thousand ids to remember. An

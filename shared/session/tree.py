@@ -94,10 +94,15 @@ class DraftTree:
         """So many of the reserved keys will not be used."""
         self.reserved -= count
 
-    def add(
-        self, parent: Node, token: int, cost: float, *, drafted: bool = True, key: int | None = None
-    ) -> Node:
-        """Hang a guess below a live node; the same guess twice is one node. `key`: see `reserve`."""
+    def add_reserved(self, parent: Node, token: int, cost: float, key: int) -> Node:
+        """Hang a guess with a key of `reserve` below the live node for which it was reserved; each token once."""
+        node = parent.children[token] = Node(key, token, parent, parent.position + 1, cost, drafted=True)
+        self.live += 1
+        self.reserved -= 1
+        return node
+
+    def add(self, parent: Node, token: int, cost: float, *, drafted: bool = True) -> Node:
+        """Hang a guess below a live node; the same guess twice is one node."""
         if not parent.alive:
             raise ValueError(f"{parent} is dead; nothing can hang from it")
         if parent.fact is not None and parent.fact.token != token:
@@ -105,11 +110,8 @@ class DraftTree:
         known = parent.children.get(token)
         if known is not None:
             return known
-        if key is None:
-            key = self._take_key()
-        else:
-            self.reserved -= 1
-        node = parent.children[token] = Node(key, token, parent, parent.position + 1, cost, drafted=drafted)
+        key, position = self._take_key(), parent.position + 1
+        node = parent.children[token] = Node(key, token, parent, position, cost, drafted=drafted)
         self.live += 1
         self.looked_up += not drafted
         return node
@@ -202,14 +204,24 @@ class Settlement:
     """Whether the last of the tokens is one that the drafts at hand did not have."""
 
 
+def follow(log: TokenLog, tree: DraftTree, token: int) -> tuple[Node | None, list[Node]]:
+    """One round of settling: `token` is committed. Returns the node that became the end, if any, and the killed.
+
+    Raises:
+        ValueError: the log is closed.
+    """
+    log.append(token)
+    heir, killed = tree.advance(token)
+    return heir, killed if log.closed is None else [*killed, *tree.clear()]
+
+
 def settle(log: TokenLog, tree: DraftTree) -> Settlement:
     """Commit what the known facts allow (design: "Settling"). Laws 1 and 2 live in this loop."""
     done = Settlement()
     while log.closed is None and tree.root.fact is not None:
         fact = tree.root.fact
         claimed = tree.root.claimed if tree.root.claimed is not None else _claim(tree.root)
-        log.append(fact.token)
-        heir, killed = tree.advance(fact.token)
+        heir, killed = follow(log, tree, fact.token)
         done.tokens.append(fact.token)
         done.facts.append(fact)
         done.killed += killed

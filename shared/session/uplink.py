@@ -10,6 +10,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
+from operator import attrgetter
 
 from shared.messages import COST_UNITS_PER_NAT, Draft, Limits
 from shared.session.log import TokenLog
@@ -17,6 +19,7 @@ from shared.session.rate import Allowance
 from shared.session.tree import DraftTree, Node
 
 MAX_WIRE_COST = 255
+_KEY = attrgetter("key")
 RATE_SHARE = 0.9
 BURST_SHARE = 0.5
 """Of the message rate that the cloud takes, and of a second of it at once: the rest is for what jitter compresses."""
@@ -52,9 +55,10 @@ class Uplink:
         """Whether the cloud was asked for the token after this end at once."""
         return self._asked_at == len(self._log)
 
-    def holds(self, node: Node) -> bool:
-        """Whether the node is in flight."""
-        return node.key in self._ids
+    @property
+    def sent(self) -> AbstractSet[int]:
+        """Keys of the nodes in flight: a view."""
+        return self._ids.keys()
 
     def may_draft(self, now: int) -> bool:
         """Whether the message rate has room for one more."""
@@ -62,7 +66,7 @@ class Uplink:
 
     def draft(self, nodes: list[Node], *, now: int, step_now: bool = False) -> Draft:
         """The next message: `nodes` are in flight from here on. Without any it reports `seen` alone."""
-        nodes.sort(key=lambda node: node.key)  # parents first
+        nodes.sort(key=_KEY)  # parents first
         first = self._next_id
         self._next_id += len(nodes)
         for identity, node in enumerate(nodes, start=first):
@@ -74,9 +78,9 @@ class Uplink:
         return Draft(
             first_node=first if nodes else 0,
             root_position=length,
-            tokens=tuple(node.token for node in nodes),
-            parent_offsets=tuple(self._offset(node) for node in nodes),
-            costs=tuple(_wire_cost(node.cost) for node in nodes),
+            tokens=tuple([node.token for node in nodes]),
+            parent_offsets=tuple(map(self._offset, nodes)),
+            costs=tuple([round(min(node.cost * COST_UNITS_PER_NAT, MAX_WIRE_COST)) for node in nodes]),
             seen=length,
             step_now=step_now,
         )
@@ -91,7 +95,3 @@ class Uplink:
         if parent is None or parent is self._tree.root:
             return 0
         return self._ids[node.key] - self._ids[parent.key]
-
-
-def _wire_cost(cost: float) -> int:
-    return round(min(cost * COST_UNITS_PER_NAT, MAX_WIRE_COST))

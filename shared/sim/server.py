@@ -166,8 +166,6 @@ class Server:
         """
         limits = self.info.limits
         most = limits.run_ahead + limits.max_live_nodes + 1
-        if self._policies is None or self._policies.prompt_lookup:
-            return  # the cloud's own guesses may come on top
         for session in sessions:
             unseen = len(session.log) - session.drafts.seen
             if unseen > most and session.key not in self._shared and session.streams == (session.key,):

@@ -18,6 +18,7 @@ from shared.profiled import ProfiledPair
 from shared.session.front import CloudPolicies
 from shared.sim.assistant import AssistPlan
 from shared.sim.clock import MILLISECOND
+from shared.sim.collecting import seldom_collecting
 from shared.sim.edge import Edge, EdgePlan
 from shared.sim.server import Server
 from shared.sim.setting import STREAMS_PER_EDGE, Faults, LawBroken, Setting
@@ -92,6 +93,7 @@ class World:
         """The first, or only one."""
         return self.servers[0]
 
+    @seldom_collecting()
     def run(self, max_events: int = 2_000_000) -> None:
         """Run to the end.
 

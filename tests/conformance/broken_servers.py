@@ -17,7 +17,7 @@ from cloud_server.engine import Engine
 from cloud_server.service import SlipstreamService
 from shared import wire
 from shared.errors import ContractViolation, Status
-from shared.messages import Commit, Draft, Finish, FinishReason, Opened
+from shared.messages import Commit, Draft, Drain, Finish, FinishReason, Opened
 from shared.policy.patience import FixedPatience
 from shared.session.cloud import CloudSession, EndStream, Send
 from shared.session.drafters import Drafters
@@ -359,6 +359,11 @@ def drain_is_said_twice(patch: pytest.MonkeyPatch) -> None:
         return [*effects, *effects]
 
     patch.setattr(CloudFront, "drain", drain)
+
+
+@broken("nothing-comes-before-opened", "nothing comes")
+def drain_is_said_to_everybody(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(CloudFront, "drain", lambda self: [Send(stream, Drain()) for stream in self._streams])
 
 
 @broken("attaching-needs-id-and-secret", "a wrong secret")

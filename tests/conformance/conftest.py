@@ -22,6 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--token-file", type=Path, help="The token that it wants.")
     group.addoption("--watch-token-file", type=Path, help="One that it has set aside for WatchSessions.")
     group.addoption("--edge", metavar="COMMAND", help="Check this edge; see docs/conformance.md.")
+    group.addoption("--assist", metavar="COMMAND", help="Check this assistant.")
 
 
 @pytest.fixture(scope="session")

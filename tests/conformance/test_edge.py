@@ -7,16 +7,24 @@ import sys
 
 import pytest
 
-from scripts.conformance.edge import RULES, CommandEdge, Recordings
+from scripts.conformance.edge import ASSIST_RULES, RULES, CommandEdge, Recordings
+from scripts.conformance.edge.scripts import ASSIST_SCRIPTS
 from scripts.conformance.rules import BrokenError, SkippedError, run
 from tests.conformance.small_edge import Breaks, SmallEdge
 
 PROMPT = "A prompt that does not fit into one message of the narrow script, so that it comes in parts. " * 2
+DRAFTER = "profiled:acceptance=0.8,draft_ms=0.5,vocabulary_size=1000,context_length=2000"
+OUR_ASSISTANT = shlex.join(
+    [
+        *(sys.executable, "-m", "edge_client", "assist", "--server", "{server}"),
+        *("--session-id", "{session}", "--secret-file", "{secret_file}", "--drafter", DRAFTER),
+    ]
+)
 OURS = shlex.join(
     [
         *(sys.executable, "-m", "edge_client", "generate", PROMPT),
         *("--server", "{server}", "--max-new-tokens", "{tokens}", "--json"),
-        *("--drafter", "profiled:acceptance=0.8,draft_ms=0.5,vocabulary_size=1000,context_length=2000"),
+        *("--drafter", DRAFTER),
     ]
 )
 NAMES = [rule.name for rule in RULES]
@@ -41,6 +49,19 @@ def test_edge(name: str, recordings: Recordings, request: pytest.FixtureRequest)
         if request.config.getoption("edge", default=None) is None:
             pytest.fail(f"not checked on our own edge: {why}")
         pytest.skip(str(why))
+
+
+@pytest.fixture(scope="module")
+def of_assistant(request: pytest.FixtureRequest) -> Recordings:
+    named = request.config.getoption("assist", default=None)
+    if named is None and request.config.getoption("edge", default=None) is not None:
+        pytest.skip("no assistant is named: --assist")
+    return Recordings(CommandEdge(OUR_ASSISTANT if named is None else named), tuple(ASSIST_SCRIPTS))
+
+
+@pytest.mark.parametrize("name", [rule.name for rule in ASSIST_RULES])
+def test_assistant(name: str, of_assistant: Recordings) -> None:
+    run(ASSIST_RULES[name], of_assistant)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -76,3 +97,8 @@ def test_a_broken_edge_is_caught(name: str) -> None:
     with pytest.raises(BrokenError) as caught:
         run(RULES[rule], Recordings(edge, (script,), deadline_s=2.0))
     assert words in str(caught.value)
+
+
+def test_an_assistant_that_opens_a_session_of_its_own_is_caught() -> None:
+    with pytest.raises(BrokenError, match="begins without Attach"):
+        run(ASSIST_RULES["attach-comes-first"], Recordings(SmallEdge(), ("helping",), deadline_s=2.0))

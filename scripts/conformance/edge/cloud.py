@@ -19,6 +19,9 @@ from shared.pb.slipstream.v1 import slipstream_pb2 as pb
 
 DEADLINE_S: Final = 25.0
 """For whatever an edge has to do."""
+SESSION: Final = "session-a"
+SECRET: Final = "the-secret-of-a"  # noqa: S105 - of a session that a script makes up
+"""Of the first cloud: what an assistant is told before it is started."""
 PUSHBACK: Final = "grpc-retry-pushback-ms"
 OPTIONS: Final = (
     ("grpc.so_reuseport", 0),
@@ -59,6 +62,8 @@ class Talk:
         """All that came up."""
         self.open: pb.Open | None = None
         """The whole Open, its parts put together."""
+        self.attach: pb.Attach | None = None
+        """Where the stream begins with one."""
         self.tracker: Tracker | None = None
         self.problems: list[Problem] = []
         """Of what came before the Open was whole, or after Close."""
@@ -115,8 +120,14 @@ class Talk:
             self.problems.append(Problem("the-message-size-is-kept", what))
         if self.closed is not None and kind != "close":
             self.problems.append(Problem("close-is-the-last-message", f"{kind} after Close"))
-        if self.tracker is None and kind == "open":
+        if self.attach is not None and message.close.HasField("position"):
+            self.problems.append(Problem("an-attached-stream-names-no-position", "Close with a position"))
+        if self.tracker is None and kind == "open" and self.attach is None:
             self._put_together(message.open)
+        elif kind == "attach" and len(self.messages) == 1:
+            self.attach = message.attach
+        elif self.tracker is None and self.attach is not None and kind == "draft":
+            self.problems.append(Problem("nothing-is-drafted-before-attached", "a Draft before Attached"))
         elif self.tracker is None:
             self.problems.append(Problem("open-comes-first", f"{kind} before a whole Open"))
         elif kind == "draft":
@@ -156,6 +167,23 @@ class Talk:
             **fields,
         )
         self.send(_with(1, opened.SerializeToString(), self.cloud.unknown))
+
+    def say_attached(self, session: pb.Open) -> None:
+        """Attached to a session that this Open would open."""
+        model = self.cloud.model
+        with self._changed:
+            self.open = session
+            log = list(session.tokens)
+            self.tracker = Tracker(model.limits, model.vocabulary_size, session.prompt_length, log)
+        attached = pb.Attached(
+            tokens=log,
+            prompt_length=session.prompt_length,
+            max_length=session.max_length,
+            sampling=session.sampling,
+            model_fingerprint=model.model_fingerprint,
+            limits=model.limits,
+        )
+        self.send(_with(5, attached.SerializeToString(), self.cloud.unknown))
 
     def say_commit(self, tokens: list[int], *, position: int | None = None) -> None:
         """Tokens, which are in the log from now on; `position`: another one than theirs."""

@@ -6,11 +6,13 @@ import contextlib
 import os
 import shlex
 import signal
+import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from scripts.conformance.edge.cloud import SECRET, SESSION
 from scripts.conformance.rules import BrokenError
 from scripts.processes import Child, ChildError, child
 
@@ -40,14 +42,20 @@ class CommandEdge:
     """An edge that is a program. Started from the main thread only."""
 
     command: str
-    """With {server} and {tokens} where these go, split as a shell does."""
+    """Split as a shell does, with {server} and {tokens} where these go; an assistant's with {server}, {session} and
+    {secret_file}, which names a file.
+    """
 
     @contextlib.contextmanager
     def start(self, server: str, tokens: int) -> Iterator[Running]:
         """See `Edge`."""
-        words = [word.format(server=server, tokens=tokens) for word in shlex.split(self.command)]
-        with child("the edge", words, ready_s=None, grace_s=2.0) as running:
-            yield _Process(running)
+        with tempfile.NamedTemporaryFile("w", suffix=".secret") as secret:  # readable by its owner alone
+            secret.write(SECRET)
+            secret.flush()
+            values = {"server": server, "tokens": tokens, "session": SESSION, "secret_file": secret.name}
+            words = [word.format(**values) for word in shlex.split(self.command)]
+            with child("the edge", words, ready_s=None, grace_s=2.0) as running:
+                yield _Process(running)
 
 
 @dataclass(frozen=True, slots=True)

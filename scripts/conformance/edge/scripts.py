@@ -13,6 +13,8 @@ from shared.pb.slipstream.v1 import slipstream_pb2 as pb
 
 Code = grpc.StatusCode
 SCRIPTS: Final[dict[str, Script]] = {}
+ASSIST_SCRIPTS: Final[dict[str, Script]] = {}
+"""For edges that attach to a session of another."""
 PUSHBACK_MS: Final = 400
 NARROW: Final = pb.Limits(
     max_message_bytes=200,
@@ -28,13 +30,16 @@ NARROW: Final = pb.Limits(
 
 
 def script(
-    clouds: Callable[[], tuple[Cloud, ...]] = lambda: (Cloud(),), *, agrees: bool = True
+    clouds: Callable[[], tuple[Cloud, ...]] = lambda: (Cloud(),),
+    *,
+    agrees: bool = True,
+    into: dict[str, Script] = SCRIPTS,
 ) -> Callable[[Callable[[Stage], None]], Callable[[Stage], None]]:
     """Enter the decorated function: its name is the script's, its docstring what it does."""
 
     def enter(play: Callable[[Stage], None]) -> Callable[[Stage], None]:
         name = play.__name__.replace("_", "-")
-        SCRIPTS[name] = Script(name, " ".join((play.__doc__ or "").split()), play, clouds, agrees)
+        into[name] = Script(name, " ".join((play.__doc__ or "").split()), play, clouds, agrees)
         return play
 
     return enter
@@ -201,3 +206,52 @@ BROKEN_CLOUDS: Final = {
     "empty-commit": "a commit without tokens",
     "no-message": "bytes that are no message",
 }
+
+
+# Sessions of others: the edge is an assistant.
+
+
+@script(lambda: (Cloud(unknown=UNKNOWN),), into=ASSIST_SCRIPTS)
+def helping(stage: Stage) -> None:
+    """A session of another edge, to its end; every message has a field that no version knows."""
+    talk = stage.attached()
+    stage.finish(talk)
+    stage.ends()
+
+
+@script(lambda: (Cloud(limits=NARROW),), into=ASSIST_SCRIPTS)
+def helping_narrow(stage: Stage) -> None:
+    """The same where next to nothing is allowed."""
+    talk = stage.attached()
+    stage.finish(talk)
+    stage.ends()
+
+
+@script(into=ASSIST_SCRIPTS)
+def helping_lost(stage: Stage) -> None:
+    """The stream is lost in the middle of the text; the session goes on without it, and it is attached again."""
+    talk = stage.attached()
+    stage.write(talk, 6)
+    talk.end(Code.UNAVAILABLE)
+    again = stage.attached()
+    stage.finish(again)
+    stage.ends()
+
+
+@script(into=ASSIST_SCRIPTS)
+def helping_interrupted(stage: Stage) -> None:
+    """The assistant is told to stop in the middle of the text."""
+    talk = stage.attached()
+    stage.write(talk, 6)
+    stage.running.interrupt()
+    talk.expect(lambda talk: talk.closed is not None, "Close")
+    talk.wait(lambda talk: talk.problems, PAUSE_S)  # what comes behind it
+    talk.say_finish(pb.FINISH_REASON_CLOSED)
+    stage.ends()
+
+
+@script(into=ASSIST_SCRIPTS)
+def helping_nobody(stage: Stage) -> None:
+    """There is no such session."""
+    stage.attaching().end(Code.NOT_FOUND)
+    stage.ends()

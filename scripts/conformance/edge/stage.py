@@ -81,6 +81,27 @@ class Stage:
         talk.say_opened()
         return talk
 
+    def attached(self) -> Talk:
+        """The next stream, with its Attach, and Attached: to a session with a prompt of 40 tokens."""
+        talk = self.attaching()
+        self.log = self.log or list(range(40))
+        talk.say_attached(
+            pb.Open(tokens=self.log, prompt_length=40, max_length=40 + TOKENS, sampling=pb.Sampling())
+        )
+        return talk
+
+    def attaching(self) -> Talk:
+        """The next stream, with its Attach; nothing is answered yet."""
+        talk = self.cloud.next_talk()
+        if talk is None:
+            raise BrokenError(
+                f"the edge begins no stream for {self.cloud.deadline_s:g} s{self.running.report()}"
+            )
+        talk.expect(lambda talk: talk.attach is not None or talk.problems, "an Attach")
+        if talk.attach is None:
+            raise BrokenError(f"the edge begins a stream with something else: {talk.problems[0].what}")
+        return talk
+
     def write(self, talk: Talk, count: int) -> None:
         """Commit tokens until `count` more are in the log, as the target decides them, or the log is full."""
         until = min(len(self.log) + count, self._most(talk))

@@ -10,15 +10,18 @@ from typing import Final
 
 from scripts.conformance.edge.cloud import DEADLINE_S, Talk
 from scripts.conformance.edge.launch import Edge
-from scripts.conformance.edge.scripts import SCRIPTS
+from scripts.conformance.edge.scripts import ASSIST_SCRIPTS, SCRIPTS
 from scripts.conformance.edge.stage import Stage, stage
 from scripts.conformance.edge.tracker import Problem
 from scripts.conformance.rules import BrokenError, RuleBook, check
 from shared.pb.slipstream.v1 import slipstream_pb2 as pb
 
+EVERY: Final = SCRIPTS | ASSIST_SCRIPTS
 TOGETHER: Final = 4
 """Scripts that are played side by side."""
 RULES: Final[RuleBook[Recordings]] = RuleBook()
+ASSIST_RULES: Final[RuleBook[Recordings]] = RuleBook()
+"""For edges that attach to a session of another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ class Recordings:
 
     edge: Edge
     scripts: tuple[str, ...] = tuple(SCRIPTS)
-    """Those that may be played."""
+    """Those that are played for rules about all."""
     deadline_s: float = DEADLINE_S
     """For whatever the edge has to do."""
     _played: dict[str, Recording] = field(default_factory=dict)
@@ -88,7 +91,7 @@ class Recordings:
         """Side by side: an edge mostly takes its time to start."""
         with contextlib.ExitStack() as stack:
             stages = {
-                name: stack.enter_context(stage(self.edge, SCRIPTS[name], self.deadline_s)) for name in names
+                name: stack.enter_context(stage(self.edge, EVERY[name], self.deadline_s)) for name in names
             }
             with ThreadPoolExecutor(len(names)) as threads:
                 stuck = dict(zip(names, threads.map(_through, names, stages.values()), strict=True))
@@ -98,7 +101,7 @@ class Recordings:
 
 def _through(name: str, on: Stage) -> str:
     try:
-        SCRIPTS[name].play(on)
+        EVERY[name].play(on)
     except BrokenError as broken:
         return str(broken)
     return ""

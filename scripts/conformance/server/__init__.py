@@ -1,17 +1,36 @@
-"""Rules for servers: a scripted client. Import `RULES` from here; `subject.Server` is what they look at."""
+"""Rules for servers: a scripted client. Import `RULES` from here; `Server` is what they look at."""
 
-from scripts.conformance.server import attaching as attaching
-from scripts.conformance.server import closing as closing
-from scripts.conformance.server import committing as committing
-from scripts.conformance.server import drafting as drafting
-from scripts.conformance.server import ids as ids
-from scripts.conformance.server import introduction as introduction
-from scripts.conformance.server import leaving as leaving
-from scripts.conformance.server import limits as limits
-from scripts.conformance.server import opening as opening
-from scripts.conformance.server import owning as owning
-from scripts.conformance.server import reopening as reopening
-from scripts.conformance.server import wire as wire
+from scripts.conformance.server import (
+    attaching,
+    closing,
+    committing,
+    drafting,
+    ids,
+    introduction,
+    leaving,
+    limits,
+    opening,
+    owning,
+    reopening,
+    wire,
+)
 from scripts.conformance.server.subject import RULES, Server
 
 __all__ = ["RULES", "Server"]
+
+RULES.arrange(
+    [
+        introduction,
+        opening,
+        committing,
+        drafting,
+        ids,
+        limits,
+        closing,
+        reopening,
+        attaching,
+        owning,
+        wire,
+        leaving,
+    ]
+)

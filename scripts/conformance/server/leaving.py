@@ -31,3 +31,15 @@ def drain_is_said_once_and_streams_are_served(server: Server) -> None:
     streams[0].finish()
     drains = [sum(message.HasField("drain") for message in stream.received) for stream in streams]
     check(drains == [1, 1], f"Drain came {drains} times")
+
+
+@RULES.rule("Decode", last=True)
+def nothing_comes_before_opened(server: Server) -> None:
+    """A stream that has no session yet when the server goes away ends with UNAVAILABLE: Opened comes before Drain."""
+    if server.drain is None:
+        raise SkippedError("needs a way to tell the server to go away")
+    waiting = server.stream(server.opening(more=True))
+    server.served()  # so the server knows of both streams
+    server.drain()
+    waiting.ends_with(Code.UNAVAILABLE, "half an Open at a server that goes away")
+    check(not waiting.received, "a message came before Opened")

@@ -17,6 +17,7 @@ from shared.sampling import SamplingParams
 from shared.session.edge import Done, Request
 from shared.sim.assistant import AssistPlan
 from shared.sim.clock import MILLISECOND, SECOND
+from shared.sim.collecting import seldom_collecting
 from shared.sim.deployment import laws
 from shared.sim.deployment.generation import Generation
 from shared.sim.deployment.meter import Meter
@@ -67,6 +68,7 @@ class Deployment:
         for number, one in enumerate(plan.users):
             User(number, one, self._clock, self._ask).start()
 
+    @seldom_collecting()
     def run(self, progress: Callable[[float], None] | None = None) -> DeploymentRecord:
         """Run to the end of the planned time. `progress` is told now and then which share of it has passed.
 

@@ -18,7 +18,7 @@ from scripts.reproduce.dsi import (
     servers_for,
 )
 from scripts.reproduce.dsi_checks import theorems
-from scripts.reproduce.interruptible import interruptible_ms
+from scripts.reproduce.interruptible import CHAIN, text_ms
 from scripts.reproduce.texts import hits
 from shared.profiled import Profile
 
@@ -42,7 +42,7 @@ def test_the_rule_for_servers():
 @pytest.mark.parametrize(("share", "acceptance"), [(0.05, 0.9), (0.3, 0.5), (0.5, 0.8), (1.0, 0.7)])
 def test_the_bound_is_met_with_equality_where_a_drafter_can_be_stopped(share, acceptance):
     pair = replace(PAIR, acceptance=acceptance, draft_ms=100.0 * share)
-    times = interruptible_ms(pair, servers_for(pair, 1), 60, 0)
+    times = text_ms(pair, CHAIN, servers_for(pair, 1), 60, 0, interruptible=True)
     right = hits(pair, 0, 60)
     expected = 100.0
     for place, at in enumerate(times):
@@ -53,7 +53,8 @@ def test_the_bound_is_met_with_equality_where_a_drafter_can_be_stopped(share, ac
 def test_too_few_servers_miss_the_bound():
     pair = replace(PAIR, acceptance=0.9, draft_ms=10.0)
     assert (
-        interruptible_ms(pair, 2, 60, 0)[-1] > 1.05 * interruptible_ms(pair, servers_for(pair, 1), 60, 0)[-1]
+        text_ms(pair, CHAIN, 2, 60, 0, interruptible=True)[-1]
+        > 1.05 * text_ms(pair, CHAIN, servers_for(pair, 1), 60, 0, interruptible=True)[-1]
     )
 
 
