@@ -206,10 +206,9 @@ class Stream:
         wait: int | None = None
         try:
             while (body := await self._call.read()) is not grpc.aio.EOF:
-                if not isinstance(body, pb.CloudMessage):  # gRPC hands out nothing where bytes are no message
-                    raise ContractViolation(Status.INVALID_ARGUMENT, "bytes that are no CloudMessage")
-                self._traffic.down += body.ByteSize()
-                self._post(Received(self.number, wire.cloud_message_from_wire(body)))
+                message = _message(body)
+                self._traffic.down += message.ByteSize()
+                self._post(Received(self.number, wire.cloud_message_from_wire(message)))
             status, detail = _status(await self._call.code()), await self._call.details() or ""
             wait = _wait_ns(await self._call.trailing_metadata())
         except grpc.aio.AioRpcError as error:
@@ -221,6 +220,13 @@ class Stream:
         if status is Status.CANCELLED:  # not by this side, which does not read on when it cancels
             status, detail = Status.UNAVAILABLE, "the server gave the stream up"
         self._post(Ended(self.number, status, detail, wait))
+
+
+def _message(body: object) -> pb.CloudMessage:
+    """What was read; where bytes are no message, gRPC hands out nothing."""
+    if not isinstance(body, pb.CloudMessage):
+        raise ContractViolation(Status.INVALID_ARGUMENT, "bytes that are no CloudMessage")
+    return body
 
 
 def _wait_ns(trailing: Iterable[tuple[str, str | bytes]] | None) -> int | None:

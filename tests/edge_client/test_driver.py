@@ -293,7 +293,7 @@ class Breaking(ProfiledDrafter):
 
 @pytest.mark.parametrize("draft", [STREAM, SYNC])
 async def test_a_drafter_that_dies_leaves_the_cloud_alone(draft: DraftOptions) -> None:
-    drafter = Breaking(PROFILE, time.sleep)
+    drafter = Breaking(ProfiledPair(PROFILE), time.sleep)
     async with serve(FakeCloud()) as address, Client(options(address), drafter=drafter) as client:
         result = await client.generate(asked(300, draft=draft))
     assert result.tokens == plain(300)
@@ -320,7 +320,7 @@ class Wary(ProfiledDrafter):
 
 
 async def test_generations_side_by_side_share_one_model_thread() -> None:
-    drafter = Wary(PROFILE, time.sleep)
+    drafter = Wary(ProfiledPair(PROFILE), time.sleep)
     prompts = [(5,), PROMPT, (1, 2, 3, 4)]
     async with serve(FakeCloud()) as address, Client(options(address), drafter=drafter) as client:
         results = await asyncio.gather(

@@ -51,7 +51,7 @@ def test_its_figures():
     ],
 )
 def test_what_is_no_recording_is_refused(texts: tuple[tuple[Guess, ...], ...]):
-    with pytest.raises(ValueError, match="at least one|same number"):
+    with pytest.raises(ValueError, match=r"at least one|same number"):
         DrafterTrace(texts, SOURCE)
 
 
