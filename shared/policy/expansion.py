@@ -58,10 +58,11 @@ class Frontier:
 
     def push_brood(self, brood: Brood) -> None:
         """Add all children of a node."""
-        entry = self._next(brood, 0)
-        if entry is not None:
-            heapq.heappush(self._heap, entry)
-            self._sweep()
+        for rank, (path_cost, key, token, _) in enumerate(brood.ranked):
+            if token not in self._leave_out:
+                heapq.heappush(self._heap, (path_cost, key, rank, brood.parent, brood))
+                self._sweep()
+                return
 
     def first(self) -> Node | None:
         """The likeliest node; None: there is none."""
@@ -69,7 +70,7 @@ class Frontier:
         while heap:
             _, _, rank, node, brood = heap[0]
             if node.alive:
-                return node if brood is None else brood.node(rank)
+                return node if brood is None else brood.made[rank] or brood.node(rank)
             heapq.heappop(heap)
         return None
 
@@ -87,22 +88,15 @@ class Frontier:
 
     def drop_first(self) -> None:
         """Take away what `first` has just returned."""
-        _, _, rank, _, brood = self._heap[0]
-        follower = None if brood is None else self._next(brood, rank + 1)
-        if follower is None:
-            heapq.heappop(self._heap)
-        else:
-            heapq.heapreplace(self._heap, follower)
-
-    def _next(self, brood: Brood, rank: int) -> _Entry | None:
-        """What stands for a brood of which so many have been taken; None: there are no more."""
-        ranked = brood.ranked
-        while rank < len(ranked):
-            path_cost, key, token, _ = ranked[rank]
-            if token not in self._leave_out:
-                return path_cost, key, rank, brood.parent, brood
-            rank += 1
-        return None
+        _, _, rank, parent, brood = self._heap[0]
+        if brood is not None:
+            leave_out = self._leave_out
+            for path_cost, key, token, _ in brood.ranked[rank + 1 :]:
+                rank += 1
+                if token not in leave_out:
+                    heapq.heapreplace(self._heap, (path_cost, key, rank, parent, brood))
+                    return
+        heapq.heappop(self._heap)
 
     def _sweep(self) -> None:
         if len(self._heap) > self._sweep_at:

@@ -17,7 +17,7 @@ Ranked = tuple[float, int, int, float]
 class Brood:
     """Children to be of one node, their parent: they die with it, and when another node is the end."""
 
-    __slots__ = ("_made", "_tree", "claims", "left", "parent", "ranked")
+    __slots__ = ("_tree", "claims", "left", "made", "parent", "ranked")
 
     def __init__(
         self, tree: DraftTree, parent: Node, claims: Mapping[int, float], costs: Iterable[float]
@@ -37,16 +37,17 @@ class Brood:
         ]
         self.ranked.sort()
         """The likeliest first."""
-        self._made: list[Node | None] = [None] * len(claims)
+        self.made: list[Node | None] = [None] * len(claims)
+        """By rank, those that are nodes."""
         self.left = len(claims)
         """How many of them are no nodes yet."""
 
     def node(self, rank: int) -> Node:
         """The node of that rank, made now if it was not."""
-        node = self._made[rank]
+        node = self.made[rank]
         if node is None:
             _, key, token, cost = self.ranked[rank]
-            node = self._made[rank] = self._tree.add_reserved(self.parent, token, cost, key)
+            node = self.made[rank] = self._tree.add_reserved(self.parent, token, cost, key)
             self.left -= 1
         return node
 

@@ -117,7 +117,8 @@ class Drafting:
     def path(self, node: Node) -> tuple[int, ...]:
         """The tokens from the end of the log down to a live node; empty for the end itself."""
         tokens: list[int] = []
-        while node is not self._tree.root:
+        root = self._tree.root
+        while node is not root:
             tokens.append(node.token)
             if node.parent is None:
                 raise ValueError(f"{node} does not hang from the end")
@@ -130,10 +131,13 @@ class Drafting:
             return []
         room = min(room, limits.max_nodes_per_message, self._pacing.room(now))
         past = len(self._log) - 1 + self._pacing.steps_ahead(now)
-        worthwhile = _reach(self._tree.root, self._expansion.max_cost, limits.max_depth + 1)
+        cost, max_cost = self._tree.root.path_cost, self._expansion.max_cost
+        deepest = self._tree.root.position + limits.max_depth
         nodes: dict[int, Node] = {}
         pending, sent = self._pending, uplink.sent
-        while (node := pending.first()) is not None and worthwhile(node):
+        while (node := pending.first()) is not None:
+            if node.path_cost - cost > max_cost or node.position > deepest:
+                break  # out of reach, as what follows is less likely still
             # A node that the log will have passed is of use as an ancestor only: it goes with its first descendant.
             if node.position > past and node.key not in sent and node.key not in nodes:
                 path = self._unsent(node, nodes, sent)
@@ -161,11 +165,6 @@ class Drafting:
     def _within(self, expansion: Expansion, limits: Limits) -> Callable[[Node], bool]:
         """Whether a forward on a node can lead to a commit."""
         root = self._tree.root
-        deepest = min(self._log.limit - 1, self._context, root.position + limits.max_depth)
-        return _reach(root, expansion.max_cost, deepest - root.position)
-
-
-def _reach(root: Node, max_cost: float, depth: int) -> Callable[[Node], bool]:
-    """Whether a node is no less likely than that, and fewer than so many tokens below the end."""
-    cost, position = root.path_cost, root.position + depth
-    return lambda node: node.path_cost - cost <= max_cost and node.position < position
+        cost, max_cost = root.path_cost, expansion.max_cost
+        beyond = min(self._log.limit - 1, self._context, root.position + limits.max_depth)
+        return lambda node: node.path_cost - cost <= max_cost and node.position < beyond

@@ -116,6 +116,8 @@ class DraftStream:
         self._last_id += len(draft.tokens)
         created = [new.make(tree) for new in plan.new]
         for identity, place in enumerate(places, draft.first_node):
+            if place is _DEAD:
+                continue
             if isinstance(place, _Alias):
                 self._aliases[identity] = place.position
                 continue
@@ -212,15 +214,13 @@ class DraftStream:
             elif offset <= index:
                 parent = places[index - offset]
             else:
-                parent = self._known(identity - offset)
+                parent = self._nodes.get(identity - offset) or self._committed(identity - offset)
             child = plan.child(parent, token, cost / COST_UNITS_PER_NAT) if parent is not _DEAD else _DEAD
             places.append(child)
         return places
 
-    def _known(self, identity: int) -> _Place:
-        node = self._nodes.get(identity)
-        if node is not None:
-            return node
+    def _committed(self, identity: int) -> _Place:
+        """What an id stands for that is no live node's."""
         position = self._aliases.get(identity)
         return _DEAD if position is None else _Alias(position)
 
@@ -229,10 +229,10 @@ class DraftStream:
         # edge holds each of these ids in flight itself, since its log ends at the draft's root position.
         if not places:
             return
-        root = draft.root_position
-        old = sum([position >= root for position in self._aliases.values()])
-        new = sum([_remembered(place, root) for place in places])
-        live = len(self._nodes) + old + new
+        root, live = draft.root_position, len(self._nodes) + len(self._aliases) + len(places)
+        if live > self._limits.max_live_nodes:  # perhaps: not all of them count
+            old = sum([position >= root for position in self._aliases.values()])
+            live = len(self._nodes) + old + sum([_remembered(place, root) for place in places])
         if live > self._limits.max_live_nodes:
             raise ContractViolation(
                 Status.RESOURCE_EXHAUSTED,

@@ -177,8 +177,9 @@ class DraftTree:
         for node in killed:  # grows while it is walked
             node.alive = False
             self.looked_up -= not node.drafted
-            killed.extend(node.children.values())
-            node.children = {}
+            if node.children:
+                killed.extend(node.children.values())
+                node.children = {}
         self.live -= len(killed)
         return killed
 

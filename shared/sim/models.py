@@ -102,10 +102,10 @@ class SyntheticDrafter:
         return state
 
     def _children(self, state: int, width: int) -> list[Candidate]:
+        if self._temper is Temper.GOOD:
+            return self._pair.candidates(state, width)
         target, size = self._pair.target(state), self._pair.profile.vocabulary_size
         match self._temper:
-            case Temper.GOOD:
-                return self._pair.candidates(state, width)
             case Temper.PERFECT:
                 return [Candidate(target, 0.01)]
             case Temper.WRONG:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TypeVar
 
-from shared.profiled import mix, unit
+from shared.profiled import mix
 
 T = TypeVar("T")
+_salt = lru_cache(maxsize=1 << 14)(mix)
+"""Of an index: every entity's draws go through the same ones."""
 
 
 class Keyed:
@@ -30,7 +33,8 @@ class Keyed:
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
         """The next number in [low, high)."""
         self._index += 1
-        return low + (high - low) * unit(self._state, self._index)
+        number = (mix(self._state ^ _salt(self._index)) >> 11) * 2.0**-53  # as `unit` has it
+        return low + (high - low) * number
 
     def integer(self, low: int, high: int) -> int:
         """The next integer in [low, high]."""

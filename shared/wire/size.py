@@ -6,7 +6,7 @@ once a stream is written and measured. A test holds both to what the codec write
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from shared.messages import DEFAULT_COST, CloudMessage, Commit, Draft, EdgeMessage
 from shared.wire import chain_offsets, cloud_message_to_wire, edge_message_to_wire
@@ -62,9 +62,12 @@ def _number(value: int) -> int:
     return 1 + _varint(value) if value else 0
 
 
-def _packed(values: Iterable[int]) -> int:
-    size = sum([1 if value < 128 else (value.bit_length() + 6) // 7 for value in values])
-    return _enclosed(size) if size else 0
+def _packed(values: Collection[int]) -> int:
+    if not values:
+        return 0
+    if max(values) < 128:
+        return _enclosed(len(values))
+    return _enclosed(sum([1 if value < 128 else (value.bit_length() + 6) // 7 for value in values]))
 
 
 def _enclosed(size: int) -> int:
