@@ -159,9 +159,14 @@ class PrefixStates:
     def at(self, log: Sequence[int], length: int) -> int:
         """The state of `log[:length]`."""
         states = self._states
-        while len(states) <= length:
-            states.append(self._pair.follow(states[-1], log[len(states) - 1]))
+        for token in log[len(states) - 1 : length]:
+            states.append(self._pair.follow(states[-1], token))
         return states[length]
+
+    def between(self, log: Sequence[int], low: int, high: int) -> list[int]:
+        """The states of `log[:low]` to `log[:high]`, both included; none if `low` is the greater."""
+        self.at(log, high)
+        return self._states[low : high + 1]
 
 
 def decode(

@@ -99,8 +99,7 @@ class ProfiledFacts:
 
     def _rows(self, item: StepItem, held: _Held, end: int, states: list[int]) -> int:
         """Tokens to forward: those of the trunk and nodes that are not held, and all whose fact is wanted."""
-        ends = {held.prefix.at(item.log, length) for length in range(held.length + 1, item.length + 1)}
-        named = ends.union(states)
+        named = {*held.prefix.between(item.log, held.length + 1, item.length), *states}
         wanted = {state for node, state in zip(item.nodes, states, strict=True) if node.wanted}
         if item.end_key is not None:
             wanted.add(end)

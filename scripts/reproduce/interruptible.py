@@ -86,7 +86,8 @@ def text_ms(
     info = replace(model_info(pair, limits), sp_degree=make_pool().sp_degree)
     plans = [
         _plan(facts, draft, seed + WARM_UP_SEED, WARM_UP_TOKENS),
-        replace(_plan(facts, draft, seed, tokens), after=0),
+        # The last steps of the short text may still be out when it has ended.
+        replace(_plan(facts, draft, seed, tokens), after=0, start_ms=2 * pair.step_ms),
     ]
     world = World(facts, info, make_pool, plans, seed=seed, fleet=FleetPlan((WorkerPlan(),) * servers))
     if interruptible:

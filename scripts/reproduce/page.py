@@ -117,10 +117,13 @@ def _dsi(figures: DsiFigures | None) -> dict[str, Any] | None:
         "own_pass": all(one.passed for one in figures.checks if one.must),
         "product_pass": all(one.passed for one in figures.checks if one.key.startswith("theorem")),
         "never_slower": all(one.passed for one in figures.checks if one.key == "theorem-1"),
-        "theorem_2": ", ".join(
-            f"{one.cells - one.failed} of {one.cells}"
-            for one in figures.checks
-            if one.key == "theorem-2" and not one.must
+        "theorem_2": "; ".join(
+            f"{name} in {one.cells - one.failed} of {one.cells} cells, at worst {one.worst - 1.0:+.0%}"
+            for name, one in zip(
+                ("chain", "its own width"),
+                [one for one in figures.checks if one.key == "theorem-2" and not one.must],
+                strict=True,
+            )
         ),
         "least_claimed": min(one.claimed for one in rows),
         "most_claimed": max(one.claimed for one in rows),

@@ -83,16 +83,16 @@ class Checks:
         """A check for the next step of this worker, of a log with at most `most` tokens: all of them are computed, and
         who else is in the step waits for it. Its session has a number below 0, which is released afterwards.
         """
-        for _ in range(len(self._waiting)):
-            check = self._waiting.popleft()
-            if check.worker == worker or check.item.length > most:
-                self._waiting.append(check)
-                continue
-            self._last_key -= 1
-            self._out[self._last_key] = check
-            item = check.item
-            return StepItem(self._last_key, item.log, item.length, (), 0, item.sampling, item.prompt_length)
-        return None
+        fits = (one.worker != worker and one.item.length <= most for one in self._waiting)
+        before = next((index for index, fit in enumerate(fits) if fit), None)
+        if before is None:
+            return None
+        self._waiting.rotate(-before)  # those that it is not for have had their turn
+        check = self._waiting.popleft()
+        item = check.item
+        self._last_key -= 1
+        self._out[self._last_key] = check
+        return StepItem(self._last_key, item.log, item.length, (), 0, item.sampling, item.prompt_length)
 
     def answered(self, key: int, fact: Fact, worker: int) -> None:
         """The second evaluation is there."""

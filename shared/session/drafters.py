@@ -66,8 +66,20 @@ class Drafter:
 
     def told(self, commit: Commit, length: int) -> Send:
         """The commit as this stream is sent it; the log has `length` tokens with it."""
-        own = replace(
-            commit, judged=self._judged, accepted=self._right, received=self.received, stale=self.stale
+        own = Commit(  # not `replace`, which goes through the fields by name: once per step and stream
+            position=commit.position,
+            tokens=commit.tokens,
+            logprobs=commit.logprobs,
+            queue_us=commit.queue_us,
+            verify_us=commit.verify_us,
+            steps=commit.steps,
+            facts=commit.facts,
+            judged=self._judged,
+            accepted=self._right,
+            received=self.received,
+            stale=self.stale,
+            self_decoded=commit.self_decoded,
+            advised_window=commit.advised_window,
         )
         self._judged = self._right = self.received = self.stale = 0
         self.drafts.sent_length = length

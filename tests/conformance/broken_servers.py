@@ -139,15 +139,15 @@ def late_drafts_are_refused(patch: pytest.MonkeyPatch) -> None:
 
 @broken("drafts-of-a-dead-parent-are-dropped", "INVALID_ARGUMENT")
 def dead_is_loud(patch: pytest.MonkeyPatch) -> None:
-    real = DraftStream._known
+    real = DraftStream._resolve
 
-    def known(self: DraftStream, identity: int) -> object:
-        place = real(self, identity)
-        if type(place).__name__ == "_Dead":
+    def resolve(self: DraftStream, draft: Draft, plan: Any) -> list[Any]:
+        places = real(self, draft, plan)
+        if any(type(place).__name__ == "_Dead" for place in places):
             raise ContractViolation(Status.INVALID_ARGUMENT, "this node is dead")
-        return place
+        return places
 
-    patch.setattr(DraftStream, "_known", known)
+    patch.setattr(DraftStream, "_resolve", resolve)
 
 
 @broken("a-parent-may-have-been-committed", "stale")

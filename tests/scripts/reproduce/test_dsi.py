@@ -39,7 +39,9 @@ def test_the_rule_for_servers():
         )
 
 
-@pytest.mark.parametrize(("share", "acceptance"), [(0.05, 0.9), (0.3, 0.5), (0.5, 0.8), (1.0, 0.7)])
+@pytest.mark.parametrize(
+    ("share", "acceptance"), [(0.05, 0.9), (0.3, 0.5), (0.5, 0.8), (0.6, 0.1), (1.0, 0.7)]
+)
 def test_the_bound_is_met_with_equality_where_a_drafter_can_be_stopped(share, acceptance):
     pair = replace(PAIR, acceptance=acceptance, draft_ms=100.0 * share)
     times = text_ms(pair, CHAIN, servers_for(pair, 1), 60, 0, interruptible=True)

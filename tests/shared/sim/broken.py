@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from edge_client.drafter import onnx_drafter as drafter_module
 from edge_client.drafter.onnx_drafter import OnnxDrafter
 from shared.errors import ContractViolation, Status
+from shared.messages import Draft
 from shared.pool import PoolScheduler
 from shared.sampling import SamplingParams, draw
 from shared.session import stream as stream_module
@@ -42,14 +43,15 @@ def a_lost_stream_leaves_its_session_behind(patch: Patch) -> None:
 
 def a_dead_parent_is_answered(patch: Patch) -> None:
     """Law 5 the wrong way round: the normal case of a link is taken for a violation."""
-    child = stream_module._Plan.child
+    resolve = stream_module.DraftStream._resolve
 
-    def broken(plan: stream_module._Plan, parent: object, token: int, cost: float) -> object:
-        if isinstance(parent, stream_module._Dead):
+    def broken(stream: stream_module.DraftStream, draft: Draft, plan: stream_module._Plan) -> list[object]:
+        places = resolve(stream, draft, plan)
+        if any(isinstance(place, stream_module._Dead) for place in places):
             raise ContractViolation(Status.INVALID_ARGUMENT, "the parent of this node is not known")
-        return child(plan, parent, token, cost)
+        return places
 
-    patch.setattr(stream_module._Plan, "child", broken)
+    patch.setattr(stream_module.DraftStream, "_resolve", broken)
 
 
 def run_ahead_is_ignored(patch: Patch) -> None:
