@@ -14,7 +14,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Final
 
 import numpy as np
@@ -33,16 +33,17 @@ from shared.sim.predict import default_reconnect, random_prompt
 from shared.sim.random import Keyed
 from shared.sim.workers import FleetPlan, WorkerPlan
 
-PROFILE: Final = Profile(acceptance=0.8, step_ms=25.0, flat_nodes=64, node_ms=0.1, draft_ms=6.0)
-"""A target of some ten billion weights on one accelerator, and a drafter of half a billion on a laptop."""
+PROFILE: Final = Profile(acceptance=0.8, step_ms=30.0, flat_nodes=64, node_ms=0.1, draft_ms=20.0)
+"""A target of some ten billion weights on one accelerator, and a drafter of about one on a small board: 50 tokens a
+second. Faster drafters draft more while an edge is active, and it is drafting that the simulator mostly does."""
 UP: Final = LinkProfile(delay_ms=20.0, jitter_ms=2.5, kbit_per_s=18_000)
 DOWN: Final = LinkProfile(delay_ms=20.0, jitter_ms=2.5, kbit_per_s=150_000)
 """5G: 40 ms there and back."""
 PROMPT_TOKENS: Final = (20, 200)
 OUTPUT_TOKENS: Final = (100, 300)
 """Least and greatest, every length in between as likely."""
-THINK_MS: Final = 80_000.0
-"""On average, exponential: with answers of about 4 s an edge is active for 5 % of the time."""
+THINK_MS: Final = 105_000.0
+"""On average, exponential: with answers of about 5.5 s an edge is active for 5 % of the time."""
 SIZES: Final = (8, 4, 2, 1)
 """The fleet's cost is measured at its size divided by these."""
 
@@ -68,9 +69,11 @@ class Cost:
     trace_hash: str
 
 
-def fleet(edges: int, workers: int, minutes: float, seed: int = 0) -> DeploymentPlan:
+def fleet(
+    edges: int, workers: int, minutes: float, draft_ms: float = PROFILE.draft_ms, seed: int = 0
+) -> DeploymentPlan:
     """The deployment: default policies on both sides, closed loop."""
-    pair, options = ProfiledPair(PROFILE), DraftOptions()
+    pair, options = ProfiledPair(replace(PROFILE, draft_ms=draft_ms)), DraftOptions()
     limits = Limits(max_sessions=max(64, edges))
     _, adaptive_ms = options.patience_for(limits.max_patience_us / 1000)
     users = [
@@ -106,10 +109,10 @@ def _visits(seed: int, user: int) -> Callable[[], Iterator[Visit]]:
     return visits
 
 
-def measure(edges: int, workers: int, minutes: float) -> Cost:
+def measure(edges: int, workers: int, minutes: float, draft_ms: float = PROFILE.draft_ms) -> Cost:
     """Run one fleet in this process."""
     wall, cpu = time.perf_counter(), time.process_time()
-    plan = fleet(edges, workers, minutes)
+    plan = fleet(edges, workers, minutes, draft_ms)
     record = Deployment(plan).run()
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     figures = figures_of(record)
@@ -142,10 +145,10 @@ def exponent(costs: Sequence[Cost]) -> float | None:
     return 1.0 + float(np.polyfit(edges, np.log([cost.cpu_s / cost.tokens for cost in wrote]), 1)[0])
 
 
-def _apart(edges: int, workers: int, minutes: float) -> Cost:
+def _apart(edges: int, workers: int, minutes: float, draft_ms: float) -> Cost:
     """In a process of its own, so that its peak of memory is its own."""
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as one:
-        return one.submit(measure, edges, workers, minutes).result()
+        return one.submit(measure, edges, workers, minutes, draft_ms).result()
 
 
 def _line(cost: Cost) -> str:
@@ -174,6 +177,9 @@ def bench(
     growth_minutes: Annotated[
         float | None, typer.Option(help="Simulated minutes of each size of the growth; default: a tenth.")
     ] = None,
+    draft_ms: Annotated[
+        float, typer.Option(help="Duration of a drafter forward on one node.")
+    ] = PROFILE.draft_ms,
     quick: Annotated[
         bool, typer.Option("--quick", help="A tenth of the fleet for a tenth of the time.")
     ] = False,
@@ -182,7 +188,7 @@ def bench(
     """Real seconds, events and memory that a simulated fleet costs, and how that grows with the fleet."""
     if quick:
         edges, workers, minutes = max(1, edges // 10), max(1, workers // 10), minutes / 10
-    for name, value in (("edges", edges), ("workers", workers), ("minutes", minutes)):
+    for name, value in (("edges", edges), ("workers", workers), ("minutes", minutes), ("draft-ms", draft_ms)):
         if not 0 < value < math.inf:
             raise UserError(f"--{name} {value}: above 0")
     growing = minutes / 10 if growth_minutes is None else growth_minutes
@@ -190,12 +196,12 @@ def bench(
         raise UserError(f"--growth-minutes {growing}: above 0")
     # The table goes where it is not in the way of the document.
     console = Console(stderr=as_json, soft_wrap=True, highlight=False, markup=False)
-    console.print(f"{PROFILE}\nup {UP}\ndown {DOWN}\n{HEADER}")
-    whole = _apart(edges, workers, minutes)
+    console.print(f"{replace(PROFILE, draft_ms=draft_ms)}\nup {UP}\ndown {DOWN}\n{HEADER}")
+    whole = _apart(edges, workers, minutes, draft_ms)
     console.print(_line(whole))
     costs = []
     for part in SIZES:
-        costs.append(_apart(max(1, edges // part), max(1, workers // part), growing))
+        costs.append(_apart(max(1, edges // part), max(1, workers // part), growing, draft_ms))
         console.print(_line(costs[-1]))
     grows = exponent(costs)
     console.print("too little was written" if grows is None else f"a fleet of n edges costs n ** {grows:.2f}")
