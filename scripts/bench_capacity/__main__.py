@@ -24,6 +24,7 @@ from scripts.bench_capacity.simulate import predicted
 from scripts.bench_latency.machine import command_line, machine
 from scripts.bench_latency.tables import choice_in_words
 from scripts.processes import ChildError
+from scripts.results_folder import results_folder
 from scripts.wan.link import Enforcer, choose_enforcer
 from shared.errors import UserError
 
@@ -87,7 +88,10 @@ def measure(
         for draft_ms in draft or grid.drafts_ms
         for count in clients or grid.clients
     ]
-    folder, console = _folder(out, resume=resume), _console()
+    folder, console = (
+        results_folder(out, under=RESULTS, name="capacity", records=RECORDS, resume=resume),
+        _console(),
+    )
     if live:
         choice = choose_enforcer(enforcer)
         console.print(f"Network emulated by {choice_in_words(choice)}.", soft_wrap=True)
@@ -184,19 +188,6 @@ def _tell(found: Sequence[Found], console: Console) -> None:
 def _write(file: IO[str], record: Record) -> None:
     file.write(to_line(record) + "\n")
     file.flush()
-
-
-def _folder(out: Path | None, *, resume: bool) -> Path:
-    if resume and out is None:
-        raise UserError("--resume: say with --out where the rows are that are to be kept")
-    folder = out if out is not None else Path(RESULTS) / time.strftime("capacity-%Y-%m-%d-%H%M%S")
-    if (folder / RECORDS).exists() and not resume:
-        raise UserError(f"--out {folder}: it holds results already; choose another folder, or --resume")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {folder}: {error.strerror}") from error
-    return folder
 
 
 def _console() -> Console:

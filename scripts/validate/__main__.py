@@ -19,6 +19,7 @@ from rich.table import Table as RichTable
 from scripts.bench_latency.machine import command_line, machine
 from scripts.bench_latency.tables import choice_in_words
 from scripts.processes import ChildError
+from scripts.results_folder import results_folder
 from scripts.validate import overheads
 from scripts.validate.execute import Journal, execute
 from scripts.validate.grid import GRID, QUICK
@@ -67,7 +68,10 @@ def validate(
     if context.invoked_subcommand is not None:
         return
     grid = [GRID[number - 1] for number in row] if row else list(QUICK if quick else GRID)
-    folder, console = _folder(out, resume=resume), _console()
+    folder, console = (
+        results_folder(out, under=RESULTS, name="validation", records=RECORDS, resume=resume),
+        _console(),
+    )
     path = folder / RECORDS
     kept = read(path) if path.exists() else Results(_header(enforcer))
     console.print(f"Network emulated by {kept.header.network}. {kept.header.overheads}", soft_wrap=True)
@@ -160,19 +164,6 @@ def _header(enforcer: Enforcer | None) -> Header:
         network=choice_in_words(choice),
         overheads=overheads.measure(enforcer),
     )
-
-
-def _folder(out: Path | None, *, resume: bool) -> Path:
-    if resume and out is None:
-        raise UserError("--resume: say with --out where the rows are that are to be kept")
-    folder = out if out is not None else Path(RESULTS) / time.strftime("validation-%Y-%m-%d-%H%M%S")
-    if (folder / RECORDS).exists() and not resume:
-        raise UserError(f"--out {folder}: it holds results already; choose another folder, or --resume")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {folder}: {error.strerror}") from error
-    return folder
 
 
 def _console() -> Console:
